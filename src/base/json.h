@@ -1,0 +1,22 @@
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+namespace sala {
+
+using Json = nlohmann::json;
+
+/// Parses `text`, which came from `name` (a path, for messages). Bounded: nesting deeper than 256 levels, duplicate-free
+/// or not, is refused before it can exhaust the stack. Throws Error with the line and column of the fault.
+Json parse_json(std::string_view text, const std::string& name);
+
+/// Reads and parses a whole file.
+Json read_json(const std::filesystem::path& path);
+
+/// Reads a whole file as text. Throws Error naming the path.
+std::string read_text(const std::filesystem::path& path);
+
+}  // namespace sala

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "ops/table.h"
+
+namespace sala {
+
+/// Memory, an order of work, and a table of ops. One thread at a time may use a device.
+class Device {
+ public:
+  explicit Device(std::string name, const Ops& table) : ops(table), name_(std::move(name)) {}
+  virtual ~Device() = default;
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  const std::string& name() const { return name_; }
+  /// Threads that work on an op.
+  virtual int threads() const { return 1; }
+
+  Ops ops;
+
+ private:
+  std::string name_;
+};
+
+/// The reference backend on the host's memory.
+std::unique_ptr<Device> open_reference();
+
+}  // namespace sala

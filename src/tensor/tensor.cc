@@ -1,0 +1,74 @@
+#include "tensor/tensor.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+namespace sala {
+namespace {
+
+In describe(const void* data, DType dtype, std::initializer_list<int64_t> dims) {
+  SALA_CHECK(dims.size() >= 1 && dims.size() <= 4, "rank {}", dims.size());
+  In x{.data = data, .dtype = dtype, .rank = static_cast<int>(dims.size()), .dim = {}, .stride = {}};
+  std::copy(dims.begin(), dims.end(), x.dim.begin());
+  int64_t stride = 1;
+  for (int i = x.rank - 1; i >= 0; --i) {
+    x.stride[static_cast<size_t>(i)] = stride;
+    stride *= x.dim[static_cast<size_t>(i)];
+  }
+  return x;
+}
+
+In part(const In& x, size_t axis, int64_t first, int64_t count) {
+  SALA_CHECK(static_cast<int>(axis) < x.rank && first >= 0 && count >= 0 && first + count <= x.dim[axis],
+             "part [{}, {}) of axis {} with extent {}", first, first + count, axis, x.dim[axis]);
+  In y = x;
+  y.data = static_cast<const std::byte*>(x.data) + first * x.stride[axis] * size_of(x.dtype);
+  y.dim[axis] = count;
+  return y;
+}
+
+}  // namespace
+
+std::string_view name_of(DType type) {
+  constexpr std::string_view names[] = {"f32", "f16", "bf16", "i32", "u8"};
+  return names[static_cast<size_t>(type)];
+}
+
+int64_t In::size() const {
+  if (empty()) return 0;
+  int64_t n = 1;
+  for (int i = 0; i < rank; ++i) n *= dim[static_cast<size_t>(i)];
+  return n;
+}
+
+Out window(void* data, DType dtype, std::initializer_list<int64_t> dims) { return Out{describe(data, dtype, dims)}; }
+In window(const void* data, DType dtype, std::initializer_list<int64_t> dims) { return describe(data, dtype, dims); }
+
+Out rows(const Out& x, int64_t first, int64_t count) { return Out{part(x, 0, first, count)}; }
+In rows(const In& x, int64_t first, int64_t count) { return part(x, 0, first, count); }
+Out columns(const Out& x, int64_t first, int64_t count) { return Out{part(x, 1, first, count)}; }
+In columns(const In& x, int64_t first, int64_t count) { return part(x, 1, first, count); }
+
+Storage allocate(int64_t bytes) {
+  SALA_CHECK(bytes >= 0, "{} bytes", bytes);
+  const auto size = static_cast<size_t>(std::max<int64_t>(bytes, 1));
+  void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data == MAP_FAILED)
+    fail("cannot reserve {} bytes of memory: {}; use a smaller model or context", bytes, std::strerror(errno));
+  constexpr size_t kHugePage = size_t{2} << 20;
+  if (size >= 2 * kHugePage) ::madvise(data, size, MADV_HUGEPAGE);
+  return {static_cast<std::byte*>(data), [size](std::byte* p) { ::munmap(p, size); }};
+}
+
+Tensor::Tensor(DType dtype, std::initializer_list<int64_t> dims) {
+  view_ = window(static_cast<void*>(nullptr), dtype, dims);
+  int64_t count = 1;
+  for (int64_t d : dims) count *= d;
+  storage_ = allocate(count * size_of(dtype));
+  view_.data = storage_.get();
+}
+
+}  // namespace sala

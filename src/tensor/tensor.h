@@ -1,0 +1,119 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <type_traits>
+
+#include "base/error.h"
+
+namespace sala {
+
+/// Element types of dense tensors. Quantised matrices are not tensors: see ops/weight.h.
+enum class DType : uint8_t { f32, f16, bf16, i32, u8 };
+
+constexpr int64_t size_of(DType type) {
+  switch (type) {
+    case DType::f32:
+    case DType::i32:
+      return 4;
+    case DType::f16:
+    case DType::bf16:
+      return 2;
+    case DType::u8:
+      return 1;
+  }
+  return 0;
+}
+
+std::string_view name_of(DType type);
+
+/// The DType of a C++ element type. bf16 and f16 are kept as their bits in uint16_t and are named explicitly.
+template <class T>
+constexpr DType dtype_of() {
+  if constexpr (std::is_same_v<T, float>) return DType::f32;
+  if constexpr (std::is_same_v<T, int32_t>) return DType::i32;
+  if constexpr (std::is_same_v<T, uint8_t>) return DType::u8;
+}
+
+/// A window to read: rank <= 4, strides in elements, the last dimension contiguous. Owns nothing. A default In is
+/// empty and stands for an absent optional input.
+struct In {
+  const void* data = nullptr;
+  DType dtype = DType::f32;
+  int rank = 0;
+  std::array<int64_t, 4> dim{};
+  std::array<int64_t, 4> stride{};
+
+  bool empty() const { return data == nullptr; }
+  int64_t size() const;
+  template <class T>
+  const T* as() const {
+    SALA_CHECK(dtype == dtype_of<T>(), "tensor is {}, read as {}", name_of(dtype), name_of(dtype_of<T>()));
+    return static_cast<const T*>(data);
+  }
+  /// Row i of a tensor of rank 2.
+  template <class T>
+  const T* row(int64_t i) const {
+    return as<T>() + i * stride[0];
+  }
+};
+
+/// A window to write.
+struct Out : In {
+  template <class T>
+  T* as() const {
+    return const_cast<T*>(In::as<T>());
+  }
+  template <class T>
+  T* row(int64_t i) const {
+    return as<T>() + i * stride[0];
+  }
+};
+
+using Extents = std::span<const int64_t>;
+
+/// A contiguous window over memory that somebody else owns.
+Out window(void* data, DType dtype, std::initializer_list<int64_t> dims);
+In window(const void* data, DType dtype, std::initializer_list<int64_t> dims);
+template <class T>
+Out window(std::span<T> data, std::initializer_list<int64_t> dims)
+  requires(!std::is_const_v<T>)
+{
+  return window(static_cast<void*>(data.data()), dtype_of<T>(), dims);
+}
+template <class T>
+In window(std::span<const T> data, std::initializer_list<int64_t> dims) {
+  return window(static_cast<const void*>(data.data()), dtype_of<T>(), dims);
+}
+
+/// Rows [first, first + count) of a tensor of rank >= 1, and columns of a tensor of rank 2.
+Out rows(const Out& x, int64_t first, int64_t count);
+In rows(const In& x, int64_t first, int64_t count);
+Out columns(const Out& x, int64_t first, int64_t count);
+In columns(const In& x, int64_t first, int64_t count);
+
+/// Bytes on a 64-byte boundary, zeroed when the system hands them out and touched lazily.
+using Storage = std::shared_ptr<std::byte>;
+/// Throws Error when the memory cannot be had, naming the amount.
+Storage allocate(int64_t bytes);
+
+/// The owner of a contiguous tensor.
+class Tensor {
+ public:
+  Tensor() = default;
+  Tensor(DType dtype, std::initializer_list<int64_t> dims);
+  operator Out() const { return view_; }
+  Out view() const { return view_; }
+  bool empty() const { return view_.empty(); }
+
+ private:
+  Storage storage_;
+  Out view_;
+};
+
+}  // namespace sala

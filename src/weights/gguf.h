@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "weights/source.h"
+
+namespace sala {
+
+/// A value of a GGUF file's metadata. Integers of every width are int64_t (u64 above its range is refused), floats double.
+using GgufValue = std::variant<int64_t, double, bool, std::string, std::vector<int64_t>, std::vector<double>,
+                               std::vector<bool>, std::vector<std::string>>;
+
+/// A GGUF file (version 2 or 3, little-endian): metadata and tensors under their GGUF names. All sizes are checked against
+/// the file before they are used.
+class Gguf {
+ public:
+  /// Throws Error naming the file and the field at fault.
+  static Gguf open(const std::filesystem::path& path);
+
+  const std::filesystem::path& path() const { return path_; }
+  const std::map<std::string, GgufValue, std::less<>>& metadata() const { return metadata_; }
+  const std::vector<StoredTensor>& tensors() const { return tensors_; }
+
+  bool has(std::string_view key) const { return metadata_.find(key) != metadata_.end(); }
+  /// The value of `key`; throws Error when it is absent or of another kind. The forms with a default return it when the
+  /// key is absent.
+  int64_t integer(std::string_view key) const;
+  int64_t integer(std::string_view key, int64_t otherwise) const;
+  double real(std::string_view key) const;
+  double real(std::string_view key, double otherwise) const;
+  bool boolean(std::string_view key, bool otherwise) const;
+  const std::string& text(std::string_view key) const;
+  std::string text(std::string_view key, std::string otherwise) const;
+  const std::vector<std::string>& texts(std::string_view key) const;
+  const std::vector<int64_t>& integers(std::string_view key) const;
+  const std::vector<double>& reals(std::string_view key) const;
+
+  /// The tensors of a `llama` file under Hugging Face names, with the rows of q and k put back from GGUF's interleaved
+  /// RoPE order to rotate-half order (heads and head size from the metadata).
+  WeightSource llama_weights() const;
+
+ private:
+  std::filesystem::path path_;
+  std::map<std::string, GgufValue, std::less<>> metadata_;
+  std::vector<StoredTensor> tensors_;
+};
+
+}  // namespace sala
