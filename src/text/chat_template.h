@@ -1,0 +1,55 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace sala {
+
+/// JSON whose objects keep the order of their keys, as Python's do: `{{ tool | tojson }}` must
+/// print them as they came.
+using OrderedJson = nlohmann::ordered_json;
+
+/// Parses `text`, which came from `name`, keeping the order of keys. Throws Error with line and
+/// column of the fault.
+OrderedJson parse_ordered_json(std::string_view text, const std::string& name);
+
+/// A chat template: Jinja as Hugging Face's transformers configures it (trim_blocks, lstrip_blocks,
+/// loop controls, immutable sandbox). Output is byte for byte that of Python's jinja2. Immutable
+/// after construction: any thread may render at any time. Loops, recursion and output are bounded;
+/// a template cannot reach files, network or environment
+/// (`strftime_now` tells the time).
+class ChatTemplate {
+ public:
+  /// Variables that every rendering sees, such as {"bos_token", "<s>"}.
+  using SpecialTokens = std::map<std::string, std::string>;
+
+  /// Compiles `source`; `name` is the file's, for messages. Throws Error with name, line and cause.
+  ChatTemplate(std::string_view source, std::string name, SpecialTokens special_tokens = {});
+  ~ChatTemplate();
+  ChatTemplate(ChatTemplate&&) noexcept;
+  ChatTemplate& operator=(ChatTemplate&&) noexcept;
+
+  /// The prompt for a conversation. `messages`: array of objects with "role" and "content";
+  /// `tools`: array of definitions or null; `variables`: an object of further variables, such as
+  /// {"enable_thinking": false}. Throws Error with name, line and cause, also for what the template
+  /// itself refuses by `raise_exception`.
+  std::string render(const OrderedJson& messages, const OrderedJson& tools,
+                     bool add_generation_prompt,
+                     const OrderedJson& variables = OrderedJson::object()) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<const Impl> impl_;
+};
+
+/// Reads the chat template of a Hugging Face directory: chat_template.jinja, else "chat_template"
+/// of tokenizer_config.json (a string, or a list of named ones, of which "default" is taken), with
+/// the directory's special tokens. Gives nullopt when there is none.
+std::optional<ChatTemplate> load_chat_template(const std::filesystem::path& directory);
+
+}  // namespace sala
