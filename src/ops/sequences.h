@@ -1,6 +1,8 @@
 #pragma once
 
-#include "tensor/tensor.h"
+#include <string_view>
+
+#include "tensor/shapes.h"
 
 namespace sala {
 
@@ -15,6 +17,9 @@ struct Sequences {
   int64_t tokens() const { return positions.dim[0]; }
   int64_t count() const { return slots.dim[0]; }
 };
+
+/// Checks the shapes of `sequences` at the entry of `op` and binds T. Ops on pages need a page table.
+void check_sequences(std::string_view op, const Sequences& sequences, Dim& T, bool paged);
 
 /// One paged field of one layer: entry p (pool page p) begins at data + p * stride.
 struct Paged {

@@ -1,0 +1,162 @@
+#include "ops/weight.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "ops/math.h"
+
+namespace sala {
+namespace {
+
+constexpr int64_t kScaleBytes = 2 * kPanel * static_cast<int64_t>(sizeof(uint16_t));
+
+bool quantised(WeightType type) { return type == WeightType::w8 || type == WeightType::w4; }
+
+int64_t group_bytes(WeightType type) {
+  return kScaleBytes + kPanel * kGroup / (type == WeightType::w4 ? 2 : 1);
+}
+
+/// Place of entry (row n of the panel, column k) among 16-bit elements.
+int64_t place16(WeightType type, int64_t k, int64_t n) {
+  return type == WeightType::bf16 ? (k / 2 * kPanel + n) * 2 + k % 2 : k * kPanel + n;
+}
+
+/// Byte that holds the code of row n, column k of a group, from the start of the group.
+int64_t code_place(WeightType type, int64_t k, int64_t n) {
+  return kScaleBytes + ((type == WeightType::w4 ? k / 8 : k / 4) * kPanel + n) * 4 + k % 4;
+}
+
+bool high_nibble(int64_t k) { return k % 8 >= 4; }
+
+void check_row(const WeightRow& row, WeightType type, int64_t cols) {
+  const auto count = static_cast<size_t>(cols);
+  bool whole = false;
+  if (type == WeightType::f32) {
+    whole = row.values.size() == count;
+  } else if (quantised(type)) {
+    whole = row.codes.size() == count && row.scales.size() == count / kGroup &&
+            row.mins.size() == count / kGroup;
+  } else {
+    whole = row.bits.size() == count;
+  }
+  SALA_CHECK(whole, "a row of {} does not have {} columns", name_of(type), cols);
+}
+
+void put_groups(WeightType type, const std::vector<WeightRow>& rows, std::byte* panel) {
+  const size_t groups = rows[0].scales.size();
+  for (size_t g = 0; g < groups; ++g, panel += group_bytes(type)) {
+    auto* scales = reinterpret_cast<uint16_t*>(panel);
+    auto* bytes = reinterpret_cast<uint8_t*>(panel);
+    for (size_t n = 0; n < rows.size(); ++n) {
+      scales[n] = rows[n].scales[g];
+      scales[kPanel + n] = rows[n].mins[g];
+      const uint8_t* codes = rows[n].codes.data() + g * kGroup;
+      for (int64_t k = 0; k < kGroup; ++k) {
+        uint8_t& byte = bytes[code_place(type, k, static_cast<int64_t>(n))];
+        if (type == WeightType::w8) {
+          byte = codes[k];
+        } else {
+          byte = static_cast<uint8_t>(byte | (codes[k] & 15) << (high_nibble(k) ? 4 : 0));
+        }
+      }
+    }
+  }
+}
+
+/// Writes up to kPanel rows into a panel of zeros; columns outermost, so that the panel is written
+/// as one stream.
+void put_panel(WeightType type, int64_t cols, const std::vector<WeightRow>& rows,
+               std::byte* panel) {
+  if (quantised(type)) return put_groups(type, rows, panel);
+  const auto count = static_cast<int64_t>(rows.size());
+  if (type == WeightType::f32) {
+    auto* out = reinterpret_cast<float*>(panel);
+    for (int64_t k = 0; k < cols; ++k)
+      for (int64_t n = 0; n < count; ++n) out[k * kPanel + n] = rows[n].values[k];
+  } else {
+    auto* out = reinterpret_cast<uint16_t*>(panel);
+    for (int64_t k = 0; k < cols; ++k)
+      for (int64_t n = 0; n < count; ++n) out[place16(type, k, n)] = rows[n].bits[k];
+  }
+}
+
+void unpack_groups(const Weight& w, const std::byte* panel, int64_t n, std::span<float> out) {
+  for (int64_t first = 0; first < w.cols; first += kGroup, panel += group_bytes(w.type)) {
+    const auto* scales = reinterpret_cast<const uint16_t*>(panel);
+    const auto* bytes = reinterpret_cast<const uint8_t*>(panel);
+    const float scale = f16_to_f32(scales[n]);
+    const float min = f16_to_f32(scales[kPanel + n]);
+    for (int64_t k = 0; k < kGroup; ++k) {
+      int code = bytes[code_place(w.type, k, n)];
+      if (w.type == WeightType::w4) code = high_nibble(k) ? code >> 4 : code & 15;
+      out[first + k] = std::fma(scale, static_cast<float>(code), min);
+    }
+  }
+}
+
+}  // namespace
+
+std::string_view name_of(WeightType type) {
+  constexpr std::string_view names[] = {"f32", "f16", "bf16", "w8", "w4"};
+  return names[static_cast<size_t>(type)];
+}
+
+int64_t panel_bytes(WeightType type, int64_t cols) {
+  switch (type) {
+    case WeightType::f32:
+      return cols * kPanel * 4;
+    case WeightType::f16:
+      return cols * kPanel * 2;
+    case WeightType::bf16:
+      return (cols + 1) / 2 * 2 * kPanel * 2;
+    case WeightType::w8:
+    case WeightType::w4:
+      return cols / kGroup * group_bytes(type);
+  }
+  return 0;
+}
+
+int64_t Weight::panel_bytes() const { return sala::panel_bytes(type, cols); }
+
+Weight pack(
+    WeightType type, int64_t rows, int64_t cols, bool paired, const RowReader& read,
+    const std::function<void(int64_t count, const std::function<void(int64_t)>& work)>& parallel) {
+  SALA_CHECK(rows > 0 && cols > 0, "a matrix of {} x {}", rows, cols);
+  SALA_CHECK(!quantised(type) || cols % kGroup == 0, "{} columns of {}, not a multiple of {}", cols,
+             name_of(type), kGroup);
+  Weight w{.type = type, .rows = rows, .cols = cols, .paired = paired, .storage = {}};
+  w.storage = allocate(w.bytes());
+  w.data = w.storage.get();
+  parallel(w.panels(), [&](int64_t panel) {
+    const int part = paired ? static_cast<int>(panel % 2) : 0;
+    const int64_t first = (paired ? panel / 2 : panel) * kPanel;
+    std::vector<WeightRow> block(static_cast<size_t>(std::min<int64_t>(kPanel, rows - first)));
+    for (size_t n = 0; n < block.size(); ++n) {
+      read(part, first + static_cast<int64_t>(n), block[n]);
+      check_row(block[n], type, cols);
+    }
+    put_panel(type, cols, block, w.storage.get() + panel * w.panel_bytes());
+  });
+  return w;
+}
+
+void unpack_row(const Weight& w, int part, int64_t n, std::span<float> out) {
+  SALA_CHECK(n >= 0 && n < w.rows && (part == 0 || (part == 1 && w.paired)),
+             "row {} of part {} of a matrix of {} rows", n, part, w.rows);
+  SALA_CHECK(static_cast<int64_t>(out.size()) == w.cols, "{} columns into {} floats", w.cols,
+             out.size());
+  const std::byte* panel = w.panel(w.paired ? n / kPanel * 2 + part : n / kPanel);
+  n %= kPanel;
+  if (quantised(w.type)) return unpack_groups(w, panel, n, out);
+  for (int64_t k = 0; k < w.cols; ++k) {
+    if (w.type == WeightType::f32) {
+      out[k] = reinterpret_cast<const float*>(panel)[k * kPanel + n];
+    } else {
+      const uint16_t bits = reinterpret_cast<const uint16_t*>(panel)[place16(w.type, k, n)];
+      out[k] = w.type == WeightType::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+    }
+  }
+}
+
+}  // namespace sala
