@@ -19,6 +19,8 @@ class Device {
   const std::string& name() const { return name_; }
   /// Threads that work on an op.
   virtual int threads() const { return 1; }
+  /// Whether bf16 matmul runs faster than f32 here (arithmetic of its own).
+  virtual bool native_bf16() const { return false; }
 
   Ops ops;
 
