@@ -56,7 +56,7 @@ class Pack : public testing::TestWithParam<Shape> {};
 
 TEST_P(Pack, UnpacksToTheValuesThatWerePacked) {
   const auto [type, rows, cols, paired] = GetParam();
-  const auto read = [type = type, cols = cols](int part, int64_t n, WeightRow& row) {
+  const auto read = [&](int part, int64_t n, WeightRow& row) {
     std::vector<float> values;
     row = made_up(type, cols, part, n, values);
   };
@@ -75,7 +75,7 @@ TEST_P(Pack, UnpacksToTheValuesThatWerePacked) {
 TEST_P(Pack, ReadsEachRowOnceOnAnyThreads) {
   const auto [type, rows, cols, paired] = GetParam();
   std::vector<std::atomic<int>> reads(static_cast<size_t>(2 * rows));
-  const auto read = [&, type = type, cols = cols](int part, int64_t n, WeightRow& row) {
+  const auto read = [&](int part, int64_t n, WeightRow& row) {
     std::vector<float> values;
     row = made_up(type, cols, part, n, values);
     ++reads[static_cast<size_t>(2 * n + part)];
