@@ -1,0 +1,229 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "ops/math.h"
+#include "ops/reference.h"
+
+namespace sala::reference {
+namespace {
+
+constexpr double kNone = -std::numeric_limits<double>::infinity();
+
+float load(DType type, const std::byte* data, int64_t i) {
+  return type == DType::f32 ? reinterpret_cast<const float*>(data)[i]
+                            : bf16_to_f32(reinterpret_cast<const uint16_t*>(data)[i]);
+}
+
+void store(DType type, std::byte* data, int64_t i, float value) {
+  if (type == DType::f32) {
+    reinterpret_cast<float*>(data)[i] = value;
+  } else {
+    reinterpret_cast<uint16_t*>(data)[i] = f32_to_bf16(value);
+  }
+}
+
+/// The page of `field` that holds page index `index` of sequence b.
+std::byte* page_of(const Sequences& sequences, const Paged& field, int64_t b, int64_t index) {
+  return field.data + sequences.page_table.row<int32_t>(b)[index] * field.stride;
+}
+
+/// Element c of the key, or of the value, at position u: its place in the page of u.
+int64_t key_place(const KvPages& pages, int64_t g, int64_t u, int64_t c) {
+  return g * pages.head_elements() + c * pages.page_lanes() + u % pages.page;
+}
+int64_t value_place(const KvPages& pages, int64_t g, int64_t u, int64_t c) {
+  return g * pages.head_elements() + static_cast<int64_t>(pages.head_dim) * pages.page_lanes() +
+         u % pages.page * pages.head_dim + c;
+}
+
+float key(const Sequences& sequences, const KvPages& pages, int64_t b, int64_t g, int64_t u,
+          int64_t c) {
+  return load(pages.field.type, page_of(sequences, pages.field, b, u / pages.page),
+              key_place(pages, g, u, c));
+}
+float value(const Sequences& sequences, const KvPages& pages, int64_t b, int64_t g, int64_t u,
+            int64_t c) {
+  return load(pages.field.type, page_of(sequences, pages.field, b, u / pages.page),
+              value_place(pages, g, u, c));
+}
+
+/// Place of element c of window j in the page in which it ends.
+int64_t window_place(const KvPages& pages, const CompressedKeys& keys, int64_t g, int64_t j,
+                     int64_t c) {
+  const int64_t entry = j - keys.first_window(keys.page_of(j, pages.page), pages.page);
+  return (g * keys.capacity(pages.page) + entry) * pages.head_dim + c;
+}
+
+/// head_dim^-1/2 q.k_j.
+double window_score(const Sequences& sequences, const float* q, const KvPages& pages,
+                    const CompressedKeys& keys, int64_t b, int64_t g, int64_t j) {
+  const std::byte* page = page_of(sequences, keys.field, b, keys.page_of(j, pages.page));
+  double sum = 0;
+  for (int64_t c = 0; c < pages.head_dim; ++c)
+    sum +=
+        static_cast<double>(q[c]) * load(keys.field.type, page, window_place(pages, keys, g, j, c));
+  return sum / std::sqrt(static_cast<double>(pages.head_dim));
+}
+
+/// score[j] of every fine window that ends at or before position p.
+std::vector<double> fine_scores(const Sequences& sequences, In q, const KvPages& pages,
+                                const CompressedKeys& fine, const CompressedKeys& coarse, int64_t b,
+                                int64_t t, int g) {
+  const int64_t p = sequences.positions.as<int32_t>()[t];
+  const int64_t group = q.dim[1] / pages.head_dim / pages.kv_heads;
+  std::vector<double> scores(static_cast<size_t>(fine.windows(p + 1)), 0.0);
+  std::vector<double> coarse_scores(static_cast<size_t>(coarse.windows(p + 1)));
+  if (coarse_scores.empty()) return scores;
+  for (int64_t h = g * group; h < (g + 1) * group; ++h) {
+    const float* head = q.row<float>(t) + h * pages.head_dim;
+    for (size_t j = 0; j < coarse_scores.size(); ++j)
+      coarse_scores[j] =
+          window_score(sequences, head, pages, coarse, b, g, static_cast<int64_t>(j));
+    const double largest = *std::ranges::max_element(coarse_scores);
+    double normaliser = 0;
+    for (const double s : coarse_scores) normaliser += std::exp(s - largest);
+    for (size_t j = 0; j < scores.size(); ++j) {
+      const double s = window_score(sequences, head, pages, fine, b, g, static_cast<int64_t>(j));
+      scores[j] += std::exp(s - largest) / normaliser;
+    }
+  }
+  return scores;
+}
+
+/// The chosen blocks of block_select, ascending.
+std::vector<int32_t> choose(std::vector<double> scores, const Selection& selection) {
+  const auto own = static_cast<int64_t>(scores.size()) - 1;
+  for (int64_t b = 0; b <= own; ++b)
+    if (b < selection.init_blocks || b >= own - selection.local_blocks) scores[b] = -kNone;
+  std::vector<int32_t> order(scores.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::sort(order, [&](int32_t x, int32_t y) {
+    return scores[x] > scores[y] || (scores[x] == scores[y] && x < y);
+  });
+  order.resize(std::min<size_t>(order.size(), static_cast<size_t>(selection.top)));
+  std::ranges::sort(order);
+  return order;
+}
+
+/// The positions to which token t at position p attends with kv head g, ascending.
+std::vector<int64_t> attended(int64_t p, int page, const In& lists, const In& counts, int64_t t,
+                              int64_t g) {
+  std::vector<int64_t> positions;
+  const int32_t count = lists.empty() ? -1 : counts.row<int32_t>(t)[g];
+  const int64_t blocks = count < 0 ? p / page + 1 : count;
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t block =
+        count < 0 ? i : (lists.as<int32_t>() + t * lists.stride[0] + g * lists.stride[1])[i];
+    for (int64_t u = block * page; u < (block + 1) * page && u <= p; ++u) positions.push_back(u);
+  }
+  return positions;
+}
+
+}  // namespace
+
+void kv_append(Device&, const Sequences& sequences, In k, In v, const KvPages& pages) {
+  const auto* starts = sequences.starts.as<int32_t>();
+  for (int64_t b = 0; b < sequences.count(); ++b)
+    for (int64_t t = starts[b]; t < starts[b + 1]; ++t) {
+      const int64_t p = sequences.positions.as<int32_t>()[t];
+      std::byte* page = page_of(sequences, pages.field, b, p / pages.page);
+      for (int64_t g = 0; g < pages.kv_heads; ++g)
+        for (int64_t c = 0; c < pages.head_dim; ++c) {
+          const int64_t from = g * pages.head_dim + c;
+          store(pages.field.type, page, key_place(pages, g, p, c), k.row<float>(t)[from]);
+          store(pages.field.type, page, value_place(pages, g, p, c), v.row<float>(t)[from]);
+        }
+    }
+}
+
+void compress_keys(Device&, const Sequences& sequences, const KvPages& pages,
+                   const CompressedKeys& keys) {
+  const auto* starts = sequences.starts.as<int32_t>();
+  for (int64_t b = 0; b < sequences.count(); ++b) {
+    const int64_t count = starts[b + 1] - starts[b];
+    if (count == 0) continue;
+    const int64_t first = sequences.positions.as<int32_t>()[starts[b]];
+    for (int64_t j = keys.windows(first); j < keys.windows(first + count); ++j) {
+      std::byte* page = page_of(sequences, keys.field, b, keys.page_of(j, pages.page));
+      for (int64_t g = 0; g < pages.kv_heads; ++g)
+        for (int64_t c = 0; c < pages.head_dim; ++c) {
+          float sum = 0;
+          for (int64_t u = j * keys.stride; u < j * keys.stride + keys.size; ++u)
+            sum += key(sequences, pages, b, g, u, c);
+          const float mean = sum * (1.0f / static_cast<float>(keys.size));
+          store(keys.field.type, page, window_place(pages, keys, g, j, c), mean);
+        }
+    }
+  }
+}
+
+std::vector<double> block_scores(const Sequences& sequences, In q, const KvPages& pages,
+                                 const CompressedKeys& fine, const CompressedKeys& coarse,
+                                 int64_t b, int64_t t, int g) {
+  const std::vector<double> scores = fine_scores(sequences, q, pages, fine, coarse, b, t, g);
+  const int64_t p = sequences.positions.as<int32_t>()[t];
+  const int64_t r = pages.page / fine.stride;
+  std::vector<double> blocks(static_cast<size_t>(p / pages.page + 1), kNone);
+  for (int64_t i = 0; i < static_cast<int64_t>(blocks.size()); ++i) {
+    const int64_t last = std::min<int64_t>(i * r + r, static_cast<int64_t>(scores.size()));
+    for (int64_t j = std::max<int64_t>(i * r - 1, 0); j < last; ++j)
+      blocks[i] = std::max(blocks[i], scores[j]);
+  }
+  return blocks;
+}
+
+void block_select(Device&, const Sequences& sequences, In q, const KvPages& pages,
+                  const CompressedKeys& fine, const CompressedKeys& coarse,
+                  const Selection& selection, In sparse, Out lists, Out counts) {
+  const auto* starts = sequences.starts.as<int32_t>();
+  for (int64_t b = 0; b < sequences.count(); ++b)
+    for (int64_t t = starts[b]; t < starts[b + 1]; ++t)
+      for (int g = 0; g < pages.kv_heads; ++g) {
+        int32_t& count = counts.row<int32_t>(t)[g];
+        count = -1;
+        if (sparse.as<uint8_t>()[t] == 0) continue;
+        const std::vector<int32_t> chosen =
+            choose(block_scores(sequences, q, pages, fine, coarse, b, t, g), selection);
+        count = static_cast<int32_t>(chosen.size());
+        std::ranges::copy(chosen, lists.as<int32_t>() + t * lists.stride[0] + g * lists.stride[1]);
+      }
+}
+
+void attention(Device&, const Sequences& sequences, In q, const KvPages& pages, In lists, In counts,
+               float scale, In gate, Out o) {
+  const auto* starts = sequences.starts.as<int32_t>();
+  const int64_t d = pages.head_dim;
+  const int64_t heads = q.dim[1] / d;
+  std::vector<double> out(static_cast<size_t>(d));
+  for (int64_t b = 0; b < sequences.count(); ++b)
+    for (int64_t t = starts[b]; t < starts[b + 1]; ++t)
+      for (int64_t h = 0; h < heads; ++h) {
+        const int64_t g = h / (heads / pages.kv_heads);
+        const float* query = q.row<float>(t) + h * d;
+        const std::vector<int64_t> positions =
+            attended(sequences.positions.as<int32_t>()[t], pages.page, lists, counts, t, g);
+        std::vector<double> weights;
+        for (const int64_t u : positions) {
+          double sum = 0;
+          for (int64_t c = 0; c < d; ++c)
+            sum += static_cast<double>(query[c]) * key(sequences, pages, b, g, u, c);
+          weights.push_back(sum * static_cast<double>(scale));
+        }
+        const double largest = *std::ranges::max_element(weights);
+        double total = 0;
+        for (double& w : weights) total += w = std::exp(w - largest);
+        std::ranges::fill(out, 0.0);
+        for (size_t i = 0; i < positions.size(); ++i)
+          for (int64_t c = 0; c < d; ++c)
+            out[c] += weights[i] / total * value(sequences, pages, b, g, positions[i], c);
+        for (int64_t c = 0; c < d; ++c) {
+          if (!gate.empty())
+            out[c] /= 1 + std::exp(-static_cast<double>(gate.row<float>(t)[h * d + c]));
+          o.row<float>(t)[h * d + c] = static_cast<float>(out[c]);
+        }
+      }
+}
+
+}  // namespace sala::reference
