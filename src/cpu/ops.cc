@@ -1,0 +1,19 @@
+#include "cpu/device.h"
+#include "cpu/kernels.h"
+
+namespace sala::cpu {
+
+Ops cpu_ops() {
+  return {.embed = embed,
+          .residual_norm = residual_norm,
+          .matmul = matmul,
+          .rope_table = rope_table,
+          .qk_norm_rope = qk_norm_rope,
+          .kv_append = kv_append,
+          .compress_keys = compress_keys,
+          .block_select = block_select,
+          .attention = attention,
+          .lightning = lightning};
+}
+
+}  // namespace sala::cpu
