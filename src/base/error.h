@@ -8,8 +8,9 @@
 
 namespace sala {
 
-/// What a user can act on: bad files, flags, requests, a machine that is too small. The text is a sentence that names
-/// the file, tensor, field or flag, what was found, what was expected and the remedy. `main` prints it and exits with 1.
+/// What a user can act on: bad files, flags, requests, a machine that is too small. The text is a
+/// sentence that names the file, tensor, field or flag, what was found, what was expected and the
+/// remedy. `main` prints it and exits with 1.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -27,14 +28,17 @@ template <class... Args>
   throw Error(fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// Ends the program because of a bug of ours: prints the message with its place and aborts. Never for bad input.
+/// Ends the program because of a bug of ours: prints the message with its place and aborts. Never
+/// for bad input.
 [[noreturn]] void panic(const std::string& message, const char* file, int line);
 
 }  // namespace sala
 
-/// Claims that must hold if this program is right (shape contracts, invariants). Always on; keep out of inner loops.
-#define SALA_CHECK(condition, ...)                                                       \
-  do {                                                                                   \
-    if (!(condition)) [[unlikely]]                                                       \
-      ::sala::panic("check failed: " #condition ": " + ::fmt::format(__VA_ARGS__), __FILE__, __LINE__); \
+/// Claims that must hold if this program is right (shape contracts, invariants). Always on; keep
+/// out of inner loops.
+#define SALA_CHECK(condition, ...)                                                           \
+  do {                                                                                       \
+    if (!(condition)) [[unlikely]]                                                           \
+      ::sala::panic("check failed: " #condition ": " + ::fmt::format(__VA_ARGS__), __FILE__, \
+                    __LINE__);                                                               \
   } while (false)

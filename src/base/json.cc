@@ -37,7 +37,8 @@ int depth_of(std::string_view text) {
 
 Json parse_json(std::string_view text, const std::string& name) {
   if (const int depth = depth_of(text); depth > kMaxDepth)
-    fail("{}: JSON is nested {} levels deep, more than the {} that are accepted", name, depth, kMaxDepth);
+    fail("{}: JSON is nested {} levels deep, more than the {} that are accepted", name, depth,
+         kMaxDepth);
   try {
     return Json::parse(text);
   } catch (const Json::exception& e) {
@@ -51,6 +52,8 @@ std::string read_text(const std::filesystem::path& path) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-Json read_json(const std::filesystem::path& path) { return parse_json(read_text(path), path.string()); }
+Json read_json(const std::filesystem::path& path) {
+  return parse_json(read_text(path), path.string());
+}
 
 }  // namespace sala

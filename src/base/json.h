@@ -9,8 +9,9 @@ namespace sala {
 
 using Json = nlohmann::json;
 
-/// Parses `text`, which came from `name` (a path, for messages). Bounded: nesting deeper than 256 levels, duplicate-free
-/// or not, is refused before it can exhaust the stack. Throws Error with the line and column of the fault.
+/// Parses `text`, which came from `name` (a path, for messages). Bounded: nesting deeper than 256
+/// levels, duplicate-free or not, is refused before it can exhaust the stack. Throws Error with the
+/// line and column of the fault.
 Json parse_json(std::string_view text, const std::string& name);
 
 /// Reads and parses a whole file.

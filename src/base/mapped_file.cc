@@ -15,8 +15,10 @@ namespace sala {
 
 std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) fail("{}: cannot open: {}; check the path and its permissions", path.string(), std::strerror(errno));
-  struct stat info {};
+  if (fd < 0)
+    fail("{}: cannot open: {}; check the path and its permissions", path.string(),
+         std::strerror(errno));
+  struct stat info{};
   if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
     ::close(fd);
     fail("{}: not a regular file; give the path of a file", path.string());

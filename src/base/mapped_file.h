@@ -7,10 +7,12 @@
 
 namespace sala {
 
-/// A whole file, mapped read-only. Shared by everything that points into it. Thread-safe after opening.
+/// A whole file, mapped read-only. Shared by everything that points into it. Thread-safe after
+/// opening.
 class MappedFile {
  public:
-  /// Maps `path`. Throws Error when it cannot be opened or is not a regular file. An empty file gives empty bytes.
+  /// Maps `path`. Throws Error when it cannot be opened or is not a regular file. An empty file
+  /// gives empty bytes.
   static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
@@ -19,7 +21,8 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::filesystem::path& path() const { return path_; }
 
-  /// Tells the kernel that `part` will not be read soon, so that its pages no longer count as this process's memory.
+  /// Tells the kernel that `part` will not be read soon, so that its pages no longer count as this
+  /// process's memory.
   void release(std::span<const std::byte> part) const;
 
  private:

@@ -17,8 +17,8 @@ void relax() {
 #endif
 }
 
-/// Waits until `value` differs from `old`: a short spin, since loops of one step follow each other within microseconds,
-/// then sleep.
+/// Waits until `value` differs from `old`: a short spin, since loops of one step follow each other
+/// within microseconds, then sleep.
 template <class T>
 void wait_for_change(const std::atomic<T>& value, T old) {
   for (int i = 0; i < 2000; ++i) {
@@ -60,7 +60,8 @@ void ThreadPool::run(int64_t count, const std::function<void(int64_t, int)>& wor
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   take(0);
-  for (int left = busy_.load(std::memory_order_acquire); left != 0; left = busy_.load(std::memory_order_acquire))
+  for (int left = busy_.load(std::memory_order_acquire); left != 0;
+       left = busy_.load(std::memory_order_acquire))
     wait_for_change(busy_, left);
 }
 

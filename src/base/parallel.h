@@ -12,8 +12,8 @@ namespace sala {
 /// Cores that this process may run on.
 int available_cores();
 
-/// A team of threads that work on one loop at a time. One thread at a time may call it; it works too. Idle threads spin
-/// for some microseconds and then sleep.
+/// A team of threads that work on one loop at a time. One thread at a time may call it; it works
+/// too. Idle threads spin for some microseconds and then sleep.
 class ThreadPool {
  public:
   /// `threads` >= 1, the calling thread included.
@@ -24,8 +24,9 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  /// Calls work(i, thread) once for every i in [0, count), taken in ascending order by whichever thread is free, and
-  /// returns when all are done. `thread` in [0, threads()). `work` must not throw and must not call the pool.
+  /// Calls work(i, thread) once for every i in [0, count), taken in ascending order by whichever
+  /// thread is free, and returns when all are done. `thread` in [0, threads()). `work` must not
+  /// throw and must not call the pool.
   void run(int64_t count, const std::function<void(int64_t i, int thread)>& work);
 
  private:

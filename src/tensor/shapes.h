@@ -7,7 +7,8 @@
 
 namespace sala {
 
-/// A symbolic extent, bound by the first tensor that uses it: `Dim T; Shapes("op")("x", x, {T, 64})("y", y, {T});`
+/// A symbolic extent, bound by the first tensor that uses it: `Dim T; Shapes("op")("x", x, {T,
+/// 64})("y", y, {T});`
 class Dim {
  public:
   constexpr explicit Dim(std::string_view name) : name_(name) {}
@@ -22,15 +23,15 @@ class Dim {
 
 /// An extent in a contract: a symbol or a number.
 struct Extent {
-  Extent(Dim& d) : symbol(&d) {}             // NOLINT(google-explicit-constructor): contracts read like maths
-  Extent(int64_t n) : number(n) {}           // NOLINT(google-explicit-constructor)
-  Extent(int n) : number(n) {}               // NOLINT(google-explicit-constructor)
+  Extent(Dim& d) : symbol(&d) {}  // NOLINT(google-explicit-constructor): contracts read like maths
+  Extent(int64_t n) : number(n) {}  // NOLINT(google-explicit-constructor)
+  Extent(int n) : number(n) {}      // NOLINT(google-explicit-constructor)
   Dim* symbol = nullptr;
   int64_t number = -1;
 };
 
-/// Checks the shapes and types of an op's tensors at its entry; a breach is a bug of the caller and ends the program
-/// with the op, the tensor and the extent.
+/// Checks the shapes and types of an op's tensors at its entry; a breach is a bug of the caller and
+/// ends the program with the op, the tensor and the extent.
 class Shapes {
  public:
   explicit Shapes(std::string_view op) : op_(op) {}

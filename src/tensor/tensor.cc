@@ -11,7 +11,8 @@ namespace {
 
 In describe(const void* data, DType dtype, std::initializer_list<int64_t> dims) {
   SALA_CHECK(dims.size() >= 1 && dims.size() <= 4, "rank {}", dims.size());
-  In x{.data = data, .dtype = dtype, .rank = static_cast<int>(dims.size()), .dim = {}, .stride = {}};
+  In x{
+      .data = data, .dtype = dtype, .rank = static_cast<int>(dims.size()), .dim = {}, .stride = {}};
   std::copy(dims.begin(), dims.end(), x.dim.begin());
   int64_t stride = 1;
   for (int i = x.rank - 1; i >= 0; --i) {
@@ -22,8 +23,9 @@ In describe(const void* data, DType dtype, std::initializer_list<int64_t> dims) 
 }
 
 In part(const In& x, size_t axis, int64_t first, int64_t count) {
-  SALA_CHECK(static_cast<int>(axis) < x.rank && first >= 0 && count >= 0 && first + count <= x.dim[axis],
-             "part [{}, {}) of axis {} with extent {}", first, first + count, axis, x.dim[axis]);
+  SALA_CHECK(
+      static_cast<int>(axis) < x.rank && first >= 0 && count >= 0 && first + count <= x.dim[axis],
+      "part [{}, {}) of axis {} with extent {}", first, first + count, axis, x.dim[axis]);
   In y = x;
   y.data = static_cast<const std::byte*>(x.data) + first * x.stride[axis] * size_of(x.dtype);
   y.dim[axis] = count;
@@ -44,8 +46,12 @@ int64_t In::size() const {
   return n;
 }
 
-Out window(void* data, DType dtype, std::initializer_list<int64_t> dims) { return Out{describe(data, dtype, dims)}; }
-In window(const void* data, DType dtype, std::initializer_list<int64_t> dims) { return describe(data, dtype, dims); }
+Out window(void* data, DType dtype, std::initializer_list<int64_t> dims) {
+  return Out{describe(data, dtype, dims)};
+}
+In window(const void* data, DType dtype, std::initializer_list<int64_t> dims) {
+  return describe(data, dtype, dims);
+}
 
 Out rows(const Out& x, int64_t first, int64_t count) { return Out{part(x, 0, first, count)}; }
 In rows(const In& x, int64_t first, int64_t count) { return part(x, 0, first, count); }
@@ -55,9 +61,11 @@ In columns(const In& x, int64_t first, int64_t count) { return part(x, 1, first,
 Storage allocate(int64_t bytes) {
   SALA_CHECK(bytes >= 0, "{} bytes", bytes);
   const auto size = static_cast<size_t>(std::max<int64_t>(bytes, 1));
-  void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (data == MAP_FAILED)
-    fail("cannot reserve {} bytes of memory: {}; use a smaller model or context", bytes, std::strerror(errno));
+    fail("cannot reserve {} bytes of memory: {}; use a smaller model or context", bytes,
+         std::strerror(errno));
   constexpr size_t kHugePage = size_t{2} << 20;
   if (size >= 2 * kHugePage) ::madvise(data, size, MADV_HUGEPAGE);
   return {static_cast<std::byte*>(data), [size](std::byte* p) { ::munmap(p, size); }};

@@ -32,7 +32,8 @@ constexpr int64_t size_of(DType type) {
 
 std::string_view name_of(DType type);
 
-/// The DType of a C++ element type. bf16 and f16 are kept as their bits in uint16_t and are named explicitly.
+/// The DType of a C++ element type. bf16 and f16 are kept as their bits in uint16_t and are named
+/// explicitly.
 template <class T>
 constexpr DType dtype_of() {
   if constexpr (std::is_same_v<T, float>) return DType::f32;
@@ -40,8 +41,8 @@ constexpr DType dtype_of() {
   if constexpr (std::is_same_v<T, uint8_t>) return DType::u8;
 }
 
-/// A window to read: rank <= 4, strides in elements, the last dimension contiguous. Owns nothing. A default In is
-/// empty and stands for an absent optional input.
+/// A window to read: rank <= 4, strides in elements, the last dimension contiguous. Owns nothing. A
+/// default In is empty and stands for an absent optional input.
 struct In {
   const void* data = nullptr;
   DType dtype = DType::f32;
@@ -53,7 +54,8 @@ struct In {
   int64_t size() const;
   template <class T>
   const T* as() const {
-    SALA_CHECK(dtype == dtype_of<T>(), "tensor is {}, read as {}", name_of(dtype), name_of(dtype_of<T>()));
+    SALA_CHECK(dtype == dtype_of<T>(), "tensor is {}, read as {}", name_of(dtype),
+               name_of(dtype_of<T>()));
     return static_cast<const T*>(data);
   }
   /// Row i of a tensor of rank 2.

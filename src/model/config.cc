@@ -1,0 +1,314 @@
+#include "model/config.h"
+
+#include <cmath>
+
+#include "base/error.h"
+#include "weights/gguf.h"
+
+namespace sala {
+namespace {
+
+// Larger numbers than any model's, small enough that no product of three of them overflows 64 bits.
+constexpr int64_t kMaxExtent = 1 << 20;
+constexpr int64_t kMaxLayers = 4096;
+constexpr int64_t kMaxLength = int64_t{1} << 40;
+
+/// The keys of one JSON object, read with types and bounds; every error names the file and the key.
+class Keys {
+ public:
+  Keys(const Json& json, std::string name) : json_(json), name_(std::move(name)) {
+    if (!json_.is_object()) fail("{}: expected a JSON object, found {}", name_, json_.type_name());
+  }
+
+  bool has(const char* key) const { return json_.contains(key) && !json_[key].is_null(); }
+
+  int64_t integer(const char* key, int64_t low, int64_t high) const {
+    if (!has(key)) fail("{}: key \"{}\" is missing; expected an integer", name_, key);
+    const Json& value = json_[key];
+    if (!value.is_number_integer() ||
+        (value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX))
+      fail("{}: key \"{}\" is {}; expected an integer", name_, key, value.dump());
+    const auto number = value.get<int64_t>();
+    if (number < low || number > high)
+      fail("{}: key \"{}\" is {}; expected {} to {}", name_, key, number, low, high);
+    return number;
+  }
+  int64_t integer_or(const char* key, int64_t otherwise, int64_t low, int64_t high) const {
+    return has(key) ? integer(key, low, high) : otherwise;
+  }
+  int extent(const char* key) const { return static_cast<int>(integer(key, 1, kMaxExtent)); }
+  int extent_or(const char* key, int otherwise) const {
+    return static_cast<int>(integer_or(key, otherwise, 1, kMaxExtent));
+  }
+  double real_or(const char* key, double otherwise) const {
+    if (!has(key)) return otherwise;
+    const Json& value = json_[key];
+    if (!value.is_number())
+      fail("{}: key \"{}\" is {}; expected a number", name_, key, value.dump());
+    const auto number = value.get<double>();
+    if (!(number > 0) || !std::isfinite(number))
+      fail("{}: key \"{}\" is {}; expected a positive number", name_, key, number);
+    return number;
+  }
+  bool flag_or(const char* key, bool otherwise) const {
+    if (!has(key)) return otherwise;
+    const Json& value = json_[key];
+    if (!value.is_boolean())
+      fail("{}: key \"{}\" is {}; expected true or false", name_, key, value.dump());
+    return value.get<bool>();
+  }
+  std::string text_or(const char* key, std::string otherwise) const {
+    if (!has(key)) return otherwise;
+    const Json& value = json_[key];
+    if (!value.is_string())
+      fail("{}: key \"{}\" is {}; expected a string", name_, key, value.dump());
+    return value.get<std::string>();
+  }
+  /// An id or a list of ids.
+  std::vector<int> ids(const char* key) const {
+    std::vector<int> ids;
+    if (!has(key)) return ids;
+    const Json& value = json_[key];
+    for (const Json& id : value.is_array() ? value : Json::array({value})) {
+      if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > INT32_MAX)
+        fail("{}: key \"{}\" is {}; expected token ids", name_, key, value.dump());
+      ids.push_back(id.get<int>());
+    }
+    return ids;
+  }
+  const Json& operator[](const char* key) const { return json_[key]; }
+  const std::string& name() const { return name_; }
+
+  /// Refuses a key whose value would change the maths in a way this engine does not compute.
+  void expect_off(const char* key) const {
+    if (has(key) && json_[key] != Json(false))
+      fail("{}: key \"{}\" is {}; only false is supported", name_, key, json_[key].dump());
+  }
+
+ private:
+  const Json& json_;
+  std::string name_;
+};
+
+void divides(const Keys& keys, const char* small, int64_t divisor, const char* large,
+             int64_t number) {
+  if (divisor <= 0 || number % divisor != 0)
+    fail("{}: {} ({}) is not a multiple of {} ({})", keys.name(), large, number, small, divisor);
+}
+
+ModelConfig common(const Keys& keys) {
+  ModelConfig c;
+  c.vocab = keys.integer("vocab_size", 1, INT32_MAX);
+  c.hidden = keys.extent("hidden_size");
+  c.intermediate = keys.extent("intermediate_size");
+  c.norm_eps = static_cast<float>(keys.real_or("rms_norm_eps", 1e-6));
+  c.rope_theta = keys.real_or("rope_theta", 10000.0);
+  c.tied = keys.flag_or("tie_word_embeddings", false);
+  c.trained_context = keys.integer_or("max_position_embeddings", 0, 0, kMaxLength);
+  if (const auto ids = keys.ids("bos_token_id"); !ids.empty()) c.bos = ids.front();
+  c.eos = keys.ids("eos_token_id");
+  if (const std::string act = keys.text_or("hidden_act", "silu"); act != "silu" && act != "swish")
+    fail("{}: key \"hidden_act\" is \"{}\"; only \"silu\" is supported", keys.name(), act);
+  keys.expect_off("attention_bias");
+  keys.expect_off("mlp_bias");
+  if (keys.has("rope_scaling"))
+    fail("{}: key \"rope_scaling\" is {}; only null is supported for model_type \"{}\"",
+         keys.name(), keys["rope_scaling"].dump(), keys.text_or("model_type", ""));
+  if (keys.has("rope_parameters")) {  // Transformers 5 moves rope_theta here
+    const Keys rope(keys["rope_parameters"], keys.name() + ": rope_parameters");
+    if (const std::string type = rope.text_or("rope_type", "default"); type != "default")
+      fail("{}: key \"rope_type\" is \"{}\"; only \"default\" is supported", rope.name(), type);
+    c.rope_theta = rope.real_or("rope_theta", c.rope_theta);
+  }
+  return c;
+}
+
+AttentionConfig attention_heads(const Keys& keys, int64_t hidden) {
+  AttentionConfig a;
+  a.heads = keys.extent("num_attention_heads");
+  a.kv_heads = keys.extent_or("num_key_value_heads", a.heads);
+  divides(keys, "num_key_value_heads", a.kv_heads, "num_attention_heads", a.heads);
+  if (!keys.has("head_dim")) divides(keys, "num_attention_heads", a.heads, "hidden_size", hidden);
+  a.head_dim = keys.extent_or("head_dim", static_cast<int>(hidden / a.heads));
+  divides(keys, "2", 2, "head_dim", a.head_dim);
+  return a;
+}
+
+LightningConfig lightning_heads(const Keys& keys, const AttentionConfig& attention) {
+  LightningConfig l;
+  l.heads = keys.extent_or("lightning_nh", attention.heads);
+  l.kv_heads = keys.extent_or("lightning_nkv", attention.kv_heads);
+  l.head_dim = keys.extent_or("lightning_head_dim", attention.head_dim);
+  divides(keys, "lightning_nkv", l.kv_heads, "lightning_nh", l.heads);
+  divides(keys, "2", 2, "lightning_head_dim", l.head_dim);
+  const std::string scale = keys.text_or("lightning_scale", "1/sqrt(d)");
+  l.scale = scale == "1/sqrt(d)" ? 1.0 / std::sqrt(l.head_dim)
+            : scale == "1/d"     ? 1.0 / l.head_dim
+                                 : 1.0;
+  l.rope = keys.flag_or("lightning_use_rope", true);
+  l.qk_norm = keys.flag_or("qk_norm", true);
+  l.norm = keys.flag_or("use_output_norm", true);
+  l.gate = keys.flag_or("use_output_gate", true);
+  return l;
+}
+
+SparseConfig sparse_config(const Keys& keys) {
+  constexpr int64_t kTokens = 1 << 20;
+  SparseConfig s;
+  const auto read = [&](const char* key, int& value, int64_t low) {
+    value = static_cast<int>(keys.integer_or(key, value, low, kTokens));
+  };
+  read("kernel_size", s.kernel_size, 1);
+  read("kernel_stride", s.kernel_stride, 1);
+  read("block_size", s.block_size, 1);
+  read("init_blocks", s.init_blocks, 0);
+  read("window_size", s.window_size, 0);
+  read("topk", s.topk, 0);
+  // -1 ("always sparse" in MiniCPM4's documentation) and 0 mean the same.
+  s.dense_len = static_cast<int>(
+      std::max<int64_t>(0, keys.integer_or("dense_len", s.dense_len, -1, INT32_MAX)));
+  keys.expect_off("use_nope");
+  if (s.block_size > 4096)
+    fail("{}: key \"block_size\" is {}; expected 1 to 4096", keys.name(), s.block_size);
+  if (s.total_blocks() < 1)
+    fail("{}: topk ({}) and window_size ({}) choose no block at all", keys.name(), s.topk,
+         s.window_size);
+  return s;
+}
+
+std::vector<MixerKind> mixer_types(const Keys& keys, int64_t layers) {
+  if (!keys.has("mixer_types") || !keys["mixer_types"].is_array())
+    fail("{}: key \"mixer_types\" is missing; expected a list of {} names", keys.name(), layers);
+  std::vector<MixerKind> kinds;
+  for (const Json& value : keys["mixer_types"]) {
+    const std::string kind = value.is_string() ? value.get<std::string>() : value.dump();
+    if (kind == "lightning-attn" || kind == "lightning_attn" || kind == "lightning") {
+      kinds.push_back(MixerKind::lightning);
+    } else if (kind == "minicpm4" || kind == "minicpm" || kind == "standard" ||
+               kind == "attention" || kind == "attn") {
+      kinds.push_back(MixerKind::attention);
+    } else {
+      fail(
+          "{}: mixer_types[{}] is \"{}\"; known are \"minicpm4\" (softmax attention) and "
+          "\"lightning-attn\"",
+          keys.name(), kinds.size(), kind);
+    }
+  }
+  if (static_cast<int64_t>(kinds.size()) != layers)
+    fail("{}: mixer_types has {} entries; num_hidden_layers is {}", keys.name(), kinds.size(),
+         layers);
+  return kinds;
+}
+
+ModelConfig minicpm_sala(const Keys& keys) {
+  ModelConfig c = common(keys);
+  const int64_t layers = keys.integer("num_hidden_layers", 1, kMaxLayers);
+  c.mixers = mixer_types(keys, layers);
+  c.attention = attention_heads(keys, c.hidden);
+  c.attention.rope = keys.flag_or("attn_use_rope", false);
+  c.attention.gate = keys.flag_or("attn_use_output_gate", true);
+  if (keys.has("sparse_config"))
+    c.attention.sparse =
+        sparse_config(Keys(keys["sparse_config"], keys.name() + ": sparse_config"));
+  c.lightning = lightning_heads(keys, c.attention);
+  c.embed_scale = static_cast<float>(keys.real_or("scale_emb", 1.0));
+  c.residual_scale = static_cast<float>(
+      keys.real_or("scale_depth", std::sqrt(static_cast<double>(layers))) / std::sqrt(layers));
+  c.logit_divisor =
+      static_cast<float>(static_cast<double>(c.hidden) /
+                         keys.real_or("dim_model_base", static_cast<double>(c.hidden)));
+  return c;
+}
+
+ModelConfig llama(const Keys& keys) {
+  ModelConfig c = common(keys);
+  c.mixers.assign(static_cast<size_t>(keys.integer("num_hidden_layers", 1, kMaxLayers)),
+                  MixerKind::attention);
+  c.attention = attention_heads(keys, c.hidden);
+  return c;
+}
+
+int metadata_extent(const Gguf& gguf, std::string_view key, int64_t otherwise = 0) {
+  const int64_t value = otherwise > 0 ? gguf.integer(key, otherwise) : gguf.integer(key);
+  if (value < 1 || value > kMaxExtent)
+    fail("{}: metadata key \"{}\" is {}; expected 1 to {}", gguf.path().string(), key, value,
+         kMaxExtent);
+  return static_cast<int>(value);
+}
+
+}  // namespace
+
+std::string_view name_of(MixerKind kind) {
+  return kind == MixerKind::attention ? std::string_view("attention")
+                                      : std::string_view("lightning");
+}
+
+ModelConfig parse_config(const Json& config, const std::string& name) {
+  const Keys keys(config, name);
+  const std::string type = keys.text_or("model_type", "");
+  ModelConfig c;
+  if (type == "minicpm_sala") {
+    c = minicpm_sala(keys);
+  } else if (type == "llama") {
+    c = llama(keys);
+  } else {
+    fail("{}: key \"model_type\" is \"{}\"; supported are \"minicpm_sala\" and \"llama\"", name,
+         type);
+  }
+  c.family = type;
+  for (const int id : c.eos)
+    if (id >= c.vocab)
+      fail("{}: key \"eos_token_id\" holds {}; the vocabulary has {} tokens", name, id, c.vocab);
+  return c;
+}
+
+ModelConfig read_config(const std::filesystem::path& path) {
+  return parse_config(read_json(path), path.string());
+}
+
+ModelConfig gguf_config(const Gguf& gguf) {
+  const std::string file = gguf.path().string();
+  if (const std::string& type = gguf.text("general.architecture"); type != "llama")
+    fail("{}: metadata key \"general.architecture\" is \"{}\"; supported is \"llama\"", file, type);
+  if (const std::string scaling = gguf.text("llama.rope.scaling.type", "none"); scaling != "none")
+    fail("{}: metadata key \"llama.rope.scaling.type\" is \"{}\"; only \"none\" is supported", file,
+         scaling);
+  ModelConfig c;
+  c.family = "llama";
+  c.hidden = metadata_extent(gguf, "llama.embedding_length");
+  c.intermediate = metadata_extent(gguf, "llama.feed_forward_length");
+  const int layers = metadata_extent(gguf, "llama.block_count");
+  if (layers > kMaxLayers)
+    fail("{}: llama.block_count is {}; expected 1 to {}", file, layers, kMaxLayers);
+  c.mixers.assign(static_cast<size_t>(layers), MixerKind::attention);
+  c.attention.heads = metadata_extent(gguf, "llama.attention.head_count");
+  c.attention.kv_heads = metadata_extent(gguf, "llama.attention.head_count_kv", c.attention.heads);
+  c.attention.head_dim =
+      metadata_extent(gguf, "llama.attention.key_length", c.hidden / c.attention.heads);
+  if (c.attention.heads % c.attention.kv_heads != 0)
+    fail("{}: llama.attention.head_count ({}) is not a multiple of head_count_kv ({})", file,
+         c.attention.heads, c.attention.kv_heads);
+  if (c.attention.head_dim % 2 != 0 ||
+      gguf.integer("llama.rope.dimension_count", c.attention.head_dim) !=
+          static_cast<int64_t>(c.attention.head_dim))
+    fail(
+        "{}: llama.rope.dimension_count differs from the head size {}; partial RoPE is not "
+        "supported",
+        file, c.attention.head_dim);
+  c.norm_eps = static_cast<float>(gguf.real("llama.attention.layer_norm_rms_epsilon"));
+  c.rope_theta = gguf.real("llama.rope.freq_base", 10000.0);
+  c.trained_context = gguf.integer("llama.context_length", 0);
+  c.tied = true;
+  for (const StoredTensor& tensor : gguf.tensors()) {
+    if (tensor.name == "token_embd.weight" && tensor.shape.size() == 2) c.vocab = tensor.shape[0];
+    if (tensor.name == "output.weight") c.tied = false;
+  }
+  if (c.vocab < 1) fail("{}: tensor token_embd.weight is missing or not a matrix", file);
+  if (gguf.has("tokenizer.ggml.bos_token_id"))
+    c.bos = static_cast<int>(gguf.integer("tokenizer.ggml.bos_token_id"));
+  for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"})
+    if (gguf.has(key)) c.eos.push_back(static_cast<int>(gguf.integer(key)));
+  return c;
+}
+
+}  // namespace sala

@@ -1,0 +1,152 @@
+#include "model/model.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "ops/math.h"
+
+namespace sala {
+namespace {
+
+Tensor frequencies(double theta, int head_dim) {
+  Tensor t(DType::f32, {head_dim / 2});
+  for (int i = 0; i < head_dim / 2; ++i)
+    t.view().as<float>()[i] = rope_inverse_frequency(theta, i, head_dim);
+  return t;
+}
+
+template <class T>
+Out upload(Arena& arena, std::span<const T> values, std::initializer_list<int64_t> dims) {
+  const Out tensor = arena.take(dtype_of<T>(), dims);
+  std::memcpy(tensor.as<T>(), values.data(), values.size_bytes());
+  return tensor;
+}
+
+bool uses(const ModelConfig& config, MixerKind kind) {
+  return std::ranges::count(config.mixers, kind) > 0;
+}
+
+}  // namespace
+
+Model::Model(const ModelConfig& config, WeightSource& source) : config_(config) {
+  embedding_ = source.take_matrix("model.embed_tokens.weight", config.vocab, config.hidden);
+  for (int i = 0; i < config.layers(); ++i) {
+    const std::string prefix = fmt::format("model.layers.{}.", i);
+    Layer& layer = layers_.emplace_back();
+    layer.input_norm = source.take_vector(prefix + "input_layernorm.weight", config.hidden);
+    layer.post_norm = source.take_vector(prefix + "post_attention_layernorm.weight", config.hidden);
+    layer.mixer = mixer_type(config.mixers[static_cast<size_t>(i)]).make(config, i, prefix, source);
+    layer.gate_up = source.take_pair(prefix + "mlp.gate_proj.weight", prefix + "mlp.up_proj.weight",
+                                     config.intermediate, config.hidden);
+    layer.down =
+        source.take_matrix(prefix + "mlp.down_proj.weight", config.hidden, config.intermediate);
+  }
+  final_norm_ = source.take_vector("model.norm.weight", config.hidden);
+  for (int64_t i = 0; i < config.hidden; ++i)
+    final_norm_.view().as<float>()[i] /= config.logit_divisor;
+  head_ =
+      config.tied ? embedding_ : source.take_matrix("lm_head.weight", config.vocab, config.hidden);
+  source.expect_all_taken();
+  if (uses(config, MixerKind::attention) && config.attention.rope)
+    attention_frequencies_ = frequencies(config.rope_theta, config.attention.head_dim);
+  if (uses(config, MixerKind::lightning) && config.lightning.rope)
+    lightning_frequencies_ = frequencies(config.rope_theta, config.lightning.head_dim);
+}
+
+int64_t Model::weight_bytes() const {
+  int64_t bytes = embedding_.bytes() + (config_.tied ? 0 : head_.bytes());
+  for (const Layer& layer : layers_)
+    bytes += layer.gate_up.bytes() + layer.down.bytes() + layer.mixer->weight_bytes();
+  return bytes;
+}
+
+int64_t Model::workspace(const StepBounds& bounds) const {
+  const int64_t tokens = bounds.tokens;
+  int64_t mixer = 0;
+  for (const Layer& layer : layers_) mixer = std::max(mixer, layer.mixer->workspace(tokens));
+  const int64_t mlp = Arena::bytes(DType::f32, {tokens, config_.intermediate});
+  const int64_t rope =
+      2 * (Arena::bytes(DType::f32, {tokens, std::max(config_.attention.head_dim, 2) / 2}) +
+           Arena::bytes(DType::f32, {tokens, std::max(config_.lightning.head_dim, 2) / 2}));
+  const int64_t rows = 3 * Arena::bytes(DType::i32, {tokens}) +
+                       2 * Arena::bytes(DType::i32, {bounds.sequences + 1}) +
+                       Arena::bytes(DType::i32, {bounds.sequences, bounds.pages});
+  return std::max(mixer, mlp) + 3 * Arena::bytes(DType::f32, {tokens, config_.hidden}) +
+         Arena::bytes(DType::f32, {bounds.logits, config_.hidden}) + rope + rows;
+}
+
+void Model::prepare(Step& step, const Batch& batch) const {
+  Arena& arena = step.arena;
+  const auto tokens = batch.count();
+  const auto sequences = static_cast<int64_t>(batch.slots.size());
+  step.sequences.positions = upload<int32_t>(arena, batch.positions, {tokens});
+  step.sequences.starts = upload<int32_t>(arena, batch.starts, {sequences + 1});
+  step.sequences.slots = upload<int32_t>(arena, batch.slots, {sequences});
+  step.sparse = upload<uint8_t>(arena, batch.sparse, {tokens});
+
+  size_t columns = 1;
+  for (const auto& pages : batch.pages) columns = std::max(columns, pages.size());
+  const Out table = arena.take(DType::i32, {sequences, static_cast<int64_t>(columns)});
+  for (int64_t b = 0; b < sequences; ++b) {
+    const auto& pages = batch.pages[static_cast<size_t>(b)];
+    auto* row = table.row<int32_t>(b);
+    std::fill(std::ranges::copy(pages, row).out, row + columns, 0);
+  }
+  step.sequences.page_table = table;
+
+  const auto rope = [&](const Tensor& inverse, int head_dim, In& cos, In& sin) {
+    if (inverse.empty()) return;
+    const Out c = arena.take(DType::f32, {tokens, head_dim / 2});
+    const Out s = arena.take(DType::f32, {tokens, head_dim / 2});
+    rope_table(step.device, step.sequences.positions, inverse.view(), 1.0f, c, s);
+    cos = c;
+    sin = s;
+  };
+  rope(attention_frequencies_, config_.attention.head_dim, step.attention_cos, step.attention_sin);
+  rope(lightning_frequencies_, config_.lightning.head_dim, step.lightning_cos, step.lightning_sin);
+}
+
+void Model::forward(Step& step, const Cache& cache, const Batch& batch, Out logits) const {
+  Device& device = step.device;
+  Arena& arena = step.arena;
+  const int64_t tokens = batch.count();
+  const int64_t start = arena.used();
+  SALA_CHECK(cache.page() == config_.page(), "pages of {} tokens, the model has {}", cache.page(),
+             config_.page());
+  prepare(step, batch);
+  const Out ids = upload<int32_t>(arena, batch.tokens, {tokens});
+  const Out h = arena.take(DType::f32, {tokens, config_.hidden});
+  const Out x = arena.take(DType::f32, {tokens, config_.hidden});
+  const Out y = arena.take(DType::f32, {tokens, config_.hidden});
+
+  embed(device, ids, embedding_, config_.embed_scale, h);
+  In branch{};  // the previous branch's output, added to h by the next norm
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const Layer& layer = layers_[i];
+    const int64_t mark = arena.used();
+    residual_norm(device, h, branch, config_.residual_scale, layer.input_norm.view(),
+                  config_.norm_eps, x);
+    layer.mixer->forward(step, x, cache.layer(static_cast<int>(i)), y);
+    arena.rewind(mark);
+    residual_norm(device, h, y, config_.residual_scale, layer.post_norm.view(), config_.norm_eps,
+                  x);
+    const Out wide = arena.take(DType::f32, {tokens, config_.intermediate});
+    matmul(device, x, layer.gate_up, Epilogue::swiglu, step.compute_for(layer.gate_up), wide);
+    matmul(device, wide, layer.down, Epilogue::none, step.compute_for(layer.down), y);
+    arena.rewind(mark);
+    branch = y;
+  }
+  if (!batch.wanted.empty()) {
+    residual_norm(device, h, branch, config_.residual_scale, final_norm_.view(), config_.norm_eps,
+                  x);
+    const auto count = static_cast<int64_t>(batch.wanted.size());
+    const Out last = arena.take(DType::f32, {count, config_.hidden});
+    for (int64_t i = 0; i < count; ++i)
+      std::memcpy(last.row<float>(i), x.row<float>(batch.wanted[static_cast<size_t>(i)]),
+                  static_cast<size_t>(config_.hidden) * sizeof(float));
+    matmul(device, last, head_, Epilogue::none, step.compute_for(head_), logits);
+  }
+  arena.rewind(start);
+}
+
+}  // namespace sala

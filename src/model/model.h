@@ -1,0 +1,52 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "model/mixer.h"
+
+namespace sala {
+
+/// The largest step that there will be.
+struct StepBounds {
+  int64_t tokens = 0;
+  int64_t sequences = 1;
+  int64_t pages = 0;   ///< of one sequence
+  int64_t logits = 1;  ///< rows
+};
+
+/// A decoder: embedding, layers of {norm, mixer, norm, gated MLP}, norm, head. Immutable after
+/// loading.
+class Model {
+ public:
+  /// Takes every tensor of `source`; throws Error for one that is missing, misshapen or left over.
+  Model(const ModelConfig& config, WeightSource& source);
+
+  const ModelConfig& config() const { return config_; }
+
+  /// Arena bytes that a step takes at most, the logits themselves not counted.
+  int64_t workspace(const StepBounds& bounds) const;
+  /// Bytes of weights in memory.
+  int64_t weight_bytes() const;
+
+  /// One step: logits [batch.wanted, vocab] of the wanted tokens of the batch. The holds behind the
+  /// batch have grown; they advance when the caller says so.
+  void forward(Step& step, const Cache& cache, const Batch& batch, Out logits) const;
+
+ private:
+  struct Layer {
+    Tensor input_norm, post_norm;
+    std::unique_ptr<Mixer> mixer;
+    Weight gate_up, down;
+  };
+
+  void prepare(Step& step, const Batch& batch) const;
+
+  ModelConfig config_;
+  Weight embedding_, head_;
+  std::vector<Layer> layers_;
+  Tensor final_norm_;  ///< divided by config_.logit_divisor
+  Tensor attention_frequencies_, lightning_frequencies_;
+};
+
+}  // namespace sala

@@ -1,0 +1,97 @@
+// sala eval: how well a model predicts.
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "tools/command.h"
+#include "tools/progress.h"
+
+namespace sala {
+namespace {
+
+struct PplCommand {
+  ModelOptions model{.compute = "auto", .kv = "auto"};
+  std::string file;
+  int64_t context = 2048;
+  bool json = false;
+
+  void run() const;
+};
+
+/// -ln softmax(logits)[target], in double.
+double surprise(std::span<const float> logits, int target) {
+  const double largest = *std::ranges::max_element(logits);
+  double sum = 0.0;
+  for (const float x : logits) sum += std::exp(static_cast<double>(x) - largest);
+  return largest + std::log(sum) - static_cast<double>(logits[static_cast<size_t>(target)]);
+}
+
+/// The text in windows of `context` tokens, each begun by the model's BOS; every token after a
+/// window's first is predicted from those before it in the window.
+void PplCommand::run() const {
+  LoadedModel loaded = load_model(model, OpenText::yes);
+  const std::string text = read_text(file);
+  const std::vector<int> prefix = loaded.files.raw_prefix();
+  const std::vector<int> tokens = loaded.files.require_tokenizer().encode(text);
+  if (tokens.size() + prefix.size() < 2)
+    fail("{}: too short to predict anything: {} tokens", file, tokens.size());
+
+  RunOptions options = model.run_options();
+  options.context = context;
+  options.chunk = static_cast<int>(std::min<int64_t>(options.chunk, context));
+  options.logits = options.chunk;
+  Runner runner(*loaded.model, *loaded.device, options);
+  const size_t step = static_cast<size_t>(context) - prefix.size();
+  double total = 0.0;
+  int64_t predicted = 0;
+  Progress bar("evaluating", "tokens");
+  for (size_t at = 0; at < tokens.size(); at += step) {
+    std::vector<int> window = prefix;
+    const size_t end = std::min(tokens.size(), at + step);
+    window.insert(window.end(), tokens.begin() + static_cast<std::ptrdiff_t>(at),
+                  tokens.begin() + static_cast<std::ptrdiff_t>(end));
+    size_t position = 0;
+    Hold hold = runner.open();
+    const auto score = [&](In logits) {
+      for (int64_t i = 0; i < logits.dim[0] && position + 1 < window.size();
+           ++i, ++position, ++predicted)
+        total += surprise({logits.row<float>(i), static_cast<size_t>(logits.dim[1])},
+                          window[position + 1]);
+    };
+    runner.prefill(hold, window, static_cast<int64_t>(window.size()), score, {});
+    bar.update(static_cast<int64_t>(end), static_cast<int64_t>(tokens.size()));
+  }
+  bar.clear();
+  const double mean = total / static_cast<double>(std::max<int64_t>(predicted, 1));
+  const double bits = total / std::log(2.0) / static_cast<double>(text.size());
+  if (json) {
+    const Json out = {
+        {"file", file},         {"tokens", tokens.size()},      {"predicted", predicted},
+        {"context", context},   {"perplexity", std::exp(mean)}, {"nats_per_token", mean},
+        {"bits_per_byte", bits}};
+    fmt::print("{}\n", out.dump());
+  } else {
+    fmt::print("perplexity {:.4f} over {} tokens in windows of {}; {:.4f} bits per byte\n",
+               std::exp(mean), predicted, context, bits);
+  }
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app) {
+  CLI::App& eval = *app.add_subcommand("eval", "Measure a model");
+  eval.require_subcommand(1);
+  CLI::App& command = *eval.add_subcommand("ppl", "Perplexity and bits per byte of a text");
+  auto ppl = std::make_shared<PplCommand>();
+  ppl->model.add_to(command);
+  command.add_option("file", ppl->file, "the text")->required();
+  command.add_option("--ctx", ppl->context, "tokens of context")
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 40))
+      ->capture_default_str();
+  command.add_flag("--json", ppl->json, "print one JSON object");
+  read_environment(command);
+  command.callback([ppl] { ppl->run(); });
+}
+
+}  // namespace sala
