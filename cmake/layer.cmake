@@ -15,11 +15,14 @@ function(sala_layer name)
   endif()
 endfunction()
 
-# sala_test(FILE library...): one GoogleTest program, named after its file.
+# sala_test(FILE library...): one GoogleTest program, named after its file; its tests begin with the first library's layer,
+# e.g. engine.Sampler.IsGreedyAtZero.
 function(sala_test file)
   get_filename_component(program ${file} NAME_WE)
   add_executable(${program} ${file})
   target_link_libraries(${program} PRIVATE ${ARGN} GTest::gtest_main)
   target_compile_definitions(${program} PRIVATE SALA_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
-  gtest_discover_tests(${program} DISCOVERY_TIMEOUT 60 PROPERTIES LABELS unit TIMEOUT 600)
+  string(REPLACE "sala_" "" layer ${ARGV1})
+  gtest_discover_tests(${program} TEST_PREFIX ${layer}. DISCOVERY_TIMEOUT 60
+    PROPERTIES LABELS unit TIMEOUT 600)
 endfunction()

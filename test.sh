@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# ./test.sh: builds build/release and runs every test: units, the program against the reference, text oracles, bad input.
+# ./test.sh --all: also clang 19 with thread-safety analysis, the sanitizers, 20 s of each fuzz target, the format.
+# The last line counts: N passed, N failed, N skipped. Exit status 1 if anything failed.
+set -uo pipefail
+cd "$(dirname "$0")"
+
+all=no
+case "${1-}" in
+  "") ;;
+  --all) all=yes ;;
+  *) echo "usage: ./test.sh [--all]" >&2; exit 2 ;;
+esac
+
+results=build/results  # one JUnit file for each ctest run, and steps.tsv: name, passed or failed or skipped
+rm -rf "$results"
+mkdir -p "$results"
+started=$SECONDS
+
+# step NAME COMMAND...: runs a command that passes or fails as a whole.
+step() {
+  local name=$1 begin=$SECONDS outcome=passed
+  shift
+  "$@" > "$results/$name.log" 2>&1 || outcome=failed
+  if [[ $outcome == failed ]]; then
+    echo "--- $name: the end of $results/$name.log"
+    tail -n 60 "$results/$name.log"
+  fi
+  printf '%s\t%s\n' "$name" "$outcome" >> "$results/steps.tsv"
+  printf '%-28s %s (%d s)\n' "$name" "$outcome" $((SECONDS - begin))
+  [[ $outcome == passed ]]
+}
+
+# skip NAME WHY
+skip() {
+  printf '%s\tskipped\n' "$1" >> "$results/steps.tsv"
+  printf '%-28s skipped: %s\n' "$1" "$2"
+}
+
+# tests PRESET CTEST_OPTION...: runs the tests of a build.
+tests() {
+  local preset=$1 begin=$SECONDS
+  shift
+  ctest --test-dir "build/$preset" --output-junit "$PWD/$results/$preset.xml" --output-on-failure --parallel "$(nproc)" \
+    "$@" > "$results/$preset-tests.log" 2>&1
+  local status=$?
+  if ((status)); then
+    grep -vE '^ *[0-9]+/[0-9]+ Test +#.*(Passed|Skipped)|^ +Start ' "$results/$preset-tests.log" | tail -n 200
+  fi
+  grep -E '^(.*: )?(sala|llama|gguf): [0-9]+ checkpoints' "$results/$preset-tests.log"
+  # ctest that could not run at all leaves no file to count.
+  [[ -s $results/$preset.xml ]] || printf '%s\tfailed\n' "$preset-tests" >> "$results/steps.tsv"
+  printf '%-28s %s (%d s)\n' "$preset-tests" "$(tail -n 30 "$results/$preset-tests.log" | grep -oE '[0-9]+% tests passed.*')" \
+    $((SECONDS - begin))
+}
+
+groups=(build test)
+[[ $all == yes ]] && groups+=(all)
+scripts/packages.sh "${groups[@]}" || exit 1
+# The oracles of the text tests; without a network those tests say that they are skipped.
+scripts/venv.sh tokenizers sentencepiece jinja2 > "$results/venv.log" 2>&1 || tail -n 2 "$results/venv.log"
+
+if step release-build scripts/build.sh release all -- -DSALA_TESTS=ON; then
+  tests release
+fi
+
+fuzz() {
+  local target=$1 corpus=fuzz/corpus/${1#fuzz_} scratch
+  scratch=$(mktemp -d)
+  mkdir -p "$corpus"
+  # The scratch folder comes first: what is found goes there, the kept corpus stays as it is.
+  ASAN_OPTIONS=detect_leaks=0 "build/fuzz/fuzz/$target" -max_total_time=20 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+    -artifact_prefix="$PWD/$results/$target-" "$scratch" "$corpus"
+  local status=$?
+  rm -rf "$scratch"
+  return $status
+}
+
+format() {
+  local files
+  mapfile -t files < <(git ls-files '*.cc' '*.h')
+  clang-format-19 --dry-run -Werror "${files[@]}"
+}
+
+if [[ $all == yes ]]; then
+  step format format
+  if step clang-build scripts/build.sh clang all -- -DSALA_TESTS=ON; then
+    tests clang -L unit
+  fi
+  if step asan-build scripts/build.sh asan all -- -DSALA_TESTS=ON; then
+    tests asan -L 'unit|cli'
+  fi
+  # Threads live in base, cpu, model and engine alone.
+  if step tsan-build scripts/build.sh tsan all -- -DSALA_TESTS=ON; then
+    tests tsan -L unit -R '^(base|cpu|model|engine)[.]'
+  fi
+  if step fuzz-build scripts/build.sh fuzz fuzzers -- -DSALA_TESTS=OFF; then
+    for target in build/fuzz/fuzz/fuzz_*; do
+      step "$(basename "$target")" fuzz "$(basename "$target")"
+    done
+  fi
+fi
+
+echo "in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s"
+exec python3 scripts/count_results.py "$results"

@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""The includes in src/ follow the table "Who may know whom" of ARCHITECTURE.md, and so do the link lists of CMake.
+
+The table's rows are `| layer | knows | ... |`: a layer and the layers whose headers it may include itself, by name;
+a name like `cpu/device.h` allows that one header. What a known layer knows may be included too where the row says so by
+naming it; nothing is inherited. Tests (*_test.cc) may include what their layer and the layers that it builds on may.
+"""
+import pathlib
+import re
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+INCLUDE = re.compile(r'^\s*#\s*include\s+"([a-z_0-9]+)/([^"]+)"', re.MULTILINE)
+
+
+def table(text):
+    """{layer: set of allowed layers and headers} from the first table of ARCHITECTURE.md whose head is layer, knows."""
+    rows, inside = {}, False
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if not line.lstrip().startswith("|"):
+            if rows:
+                break
+            inside = False
+        elif [cell.lower() for cell in cells[:2]] == ["layer", "knows"]:
+            inside = True
+        elif inside and not set(cells[0]) <= set("-: "):
+            names = re.findall(r"[a-z_]+(?:/[a-z_.]+)?", cells[1].replace("`", ""))
+            rows[cells[0].strip("`/ ")] = {n for n in names if n not in ("and", "only", "nothing", "none")}
+    return rows
+
+
+class Layers(unittest.TestCase):
+    def setUp(self):
+        self.allowed = table((ROOT / "ARCHITECTURE.md").read_text())
+        self.assertTrue(self.allowed, "ARCHITECTURE.md has no table whose columns begin with: layer, knows")
+
+    def test_table_names_every_folder(self):
+        folders = {p.name for p in (ROOT / "src").iterdir() if p.is_dir()}
+        self.assertEqual(set(self.allowed), folders)
+
+    def test_table_has_no_circle(self):
+        knows = {a: {n.split("/")[0] for n in names} for a, names in self.allowed.items()}
+
+        def reach(layer, path):
+            self.assertNotIn(layer, path, f"circle: {' -> '.join([*path, layer])}")
+            for below in knows[layer]:
+                reach(below, [*path, layer])
+
+        for layer in knows:
+            reach(layer, [])
+
+    def test_includes(self):
+        wrong = []
+        for file in sorted((ROOT / "src").rglob("*")):
+            if file.suffix not in (".h", ".cc", ".cu", ".cuh"):
+                continue
+            layer = file.relative_to(ROOT / "src").parts[0]
+            for other, header in INCLUDE.findall(file.read_text()):
+                if not (ROOT / "src" / other).is_dir() or other == layer:
+                    continue
+                names = set(self.allowed.get(layer, ()))
+                if file.stem.endswith("_test"):  # a test may look at everything below its layer, and an op test at backends
+                    names |= {"cpu", "ops", "tensor", "base"} if layer == "ops" else self.below(layer)
+                if other not in names and f"{other}/{header}" not in names:
+                    wrong.append(f"{file.relative_to(ROOT)} includes {other}/{header}: ARCHITECTURE.md has no arrow from "
+                                 f"{layer} to {other}")
+        self.assertFalse(wrong, "\n" + "\n".join(wrong))
+
+    def below(self, layer):
+        found = {n.split("/")[0] for n in self.allowed[layer]}
+        for other in list(found):
+            found |= self.below(other)
+        return found
+
+
+if __name__ == "__main__":
+    unittest.main()
