@@ -1,9 +1,13 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
+#include <span>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -11,24 +15,29 @@
 
 namespace sala {
 
-/// A value of a GGUF file's metadata. Integers of every width are int64_t (u64 above its range is refused), floats double.
-using GgufValue = std::variant<int64_t, double, bool, std::string, std::vector<int64_t>, std::vector<double>,
-                               std::vector<bool>, std::vector<std::string>>;
+/// A value of a GGUF file's metadata. Integers of every width are int64_t (u64 above its range is
+/// refused), floats double.
+using GgufValue = std::variant<int64_t, double, bool, std::string, std::vector<int64_t>,
+                               std::vector<double>, std::vector<bool>, std::vector<std::string>>;
 
-/// A GGUF file (version 2 or 3, little-endian): metadata and tensors under their GGUF names. All sizes are checked against
-/// the file before they are used.
+/// A GGUF file (version 2 or 3, little-endian): metadata and tensors under their GGUF names. All
+/// sizes are checked against the file before they are used.
 class Gguf {
  public:
   /// Throws Error naming the file and the field at fault.
   static Gguf open(const std::filesystem::path& path);
+  /// The same for bytes in memory. `path` stands for them in messages; `file` becomes each tensor's
+  /// owner and may be null if the caller keeps `bytes` alive.
+  static Gguf parse(std::span<const std::byte> bytes, const std::filesystem::path& path,
+                    const std::shared_ptr<const MappedFile>& file);
 
   const std::filesystem::path& path() const { return path_; }
   const std::map<std::string, GgufValue, std::less<>>& metadata() const { return metadata_; }
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
 
   bool has(std::string_view key) const { return metadata_.find(key) != metadata_.end(); }
-  /// The value of `key`; throws Error when it is absent or of another kind. The forms with a default return it when the
-  /// key is absent.
+  /// The value of `key`; throws Error when it is absent or of another kind. The forms with a
+  /// default return it when the key is absent. References live as long as this object.
   int64_t integer(std::string_view key) const;
   int64_t integer(std::string_view key, int64_t otherwise) const;
   double real(std::string_view key) const;
@@ -40,11 +49,18 @@ class Gguf {
   const std::vector<int64_t>& integers(std::string_view key) const;
   const std::vector<double>& reals(std::string_view key) const;
 
-  /// The tensors of a `llama` file under Hugging Face names, with the rows of q and k put back from GGUF's interleaved
-  /// RoPE order to rotate-half order (heads and head size from the metadata).
+  /// The tensors of a `llama` file under Hugging Face names, with the rows of q and k put back from
+  /// GGUF's interleaved RoPE order to rotate-half order (heads and head size from the metadata).
+  /// Names without a counterpart stay as they are. Throws Error when the file is of another
+  /// architecture, a part of a split one, or contradicts itself.
   WeightSource llama_weights() const;
 
  private:
+  template <class T>
+  const T* find(std::string_view key) const;
+  template <class T>
+  const T& get(std::string_view key) const;
+
   std::filesystem::path path_;
   std::map<std::string, GgufValue, std::less<>> metadata_;
   std::vector<StoredTensor> tensors_;

@@ -3,51 +3,35 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <memory>
+#include <initializer_list>
 #include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
 
-#include "base/mapped_file.h"
 #include "ops/weight.h"
 #include "tensor/tensor.h"
+#include "weights/stored_tensor.h"
 
 namespace sala {
-
-/// Element types as files store them. The block types are GGUF's, 32 columns a block.
-enum class StoredType : uint8_t { f32, f16, bf16, q4_0, q4_1, q8_0 };
-
-std::string_view name_of(StoredType type);
-/// Bytes of `columns` elements (a multiple of the block).
-int64_t stored_bytes(StoredType type, int64_t columns);
-
-/// One tensor as it lies in a file: row-major, `shape` outermost first (PyTorch's order; GGUF's is reversed on reading).
-struct StoredTensor {
-  std::string name;
-  StoredType type = StoredType::f32;
-  std::vector<int64_t> shape;
-  std::span<const std::byte> bytes;
-  std::shared_ptr<const MappedFile> file;  ///< keeps `bytes` alive
-
-  int64_t elements() const;
-};
 
 /// Runs work(i) for i in [0, count) on any threads.
 using ParallelFor = std::function<void(int64_t count, const std::function<void(int64_t)>& work)>;
 
-/// The tensors of a checkpoint, by Hugging Face names. Each is taken once, with the shape that the model expects: the
-/// model's constructor is the schema. Errors name the file, the tensor, what was found and what was expected.
-/// Not thread-safe.
+/// The tensors of a checkpoint, by Hugging Face names. Each is taken once, with the shape that the
+/// model expects: the model's constructor is the schema. Errors name the file, the tensor, what was
+/// found and what was expected. Not thread-safe.
 class WeightSource {
  public:
   /// A Hugging Face directory: model.safetensors, or model.safetensors.index.json and its shards.
   static WeightSource open_directory(const std::filesystem::path& dir);
-  /// The tensors that somebody else has read (GGUF).
+  /// The tensors that somebody else has read (GGUF). `origin` stands for them in messages. Throws
+  /// Error when two have the same name.
   explicit WeightSource(std::vector<StoredTensor> tensors, std::string origin);
 
-  /// Called now and then while weights are taken, with the bytes of the file taken so far and in all.
+  /// Called by the taking thread at least every 64 MB and when the last tensor is taken, with the
+  /// bytes of the files taken so far and in all.
   std::function<void(int64_t done, int64_t total)> progress;
   /// How packing is spread over threads; serial when not set.
   ParallelFor parallel;
@@ -56,13 +40,16 @@ class WeightSource {
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
   const std::string& origin() const { return origin_; }
 
-  /// A vector of n values as f32.
+  /// A vector of n values as f32. Stored as F32, F16 or BF16.
   Tensor take_vector(const std::string& name, int64_t n);
-  /// A matrix [rows, cols] of a linear map, packed.
+  /// A matrix [rows, cols] of a linear map, packed in the narrowest type that holds what is stored
+  /// without loss. Taking a tensor lets go of its pages of the file.
   Weight take_matrix(const std::string& name, int64_t rows, int64_t cols);
-  /// Matrices of one width laid one under the other, as one map: part i is `names[i]` with rows[i] rows. Where the parts
-  /// differ in type, the result has the narrowest type that holds all of them without loss.
-  Weight take_stack(std::span<const std::string> names, std::span<const int64_t> rows, int64_t cols);
+  /// Matrices of one width laid one under the other, as one map: part i is `names[i]` with rows[i]
+  /// rows. Where the parts differ in type, the result has the narrowest type that holds all of them
+  /// without loss.
+  Weight take_stack(std::span<const std::string> names, std::span<const int64_t> rows,
+                    int64_t cols);
   /// Two matrices [rows, cols] as a paired weight (ops/weight.h).
   Weight take_pair(const std::string& first, const std::string& second, int64_t rows, int64_t cols);
 
@@ -70,7 +57,18 @@ class WeightSource {
   void expect_all_taken() const;
 
  private:
-  StoredTensor& take(const std::string& name, std::initializer_list<int64_t> shape);
+  /// A part of a packed matrix: a stored matrix and where its rows begin.
+  struct Part {
+    const StoredTensor* matrix = nullptr;
+    int64_t first = 0;
+  };
+
+  const StoredTensor& take(const std::string& name, std::initializer_list<int64_t> shape);
+  Weight pack_parts(std::span<const Part> parts, int64_t rows, int64_t cols, bool paired);
+  void run_in_slices(int64_t stored, int64_t count, const std::function<void(int64_t)>& work);
+  void release(const StoredTensor& tensor);
+  void report(int64_t taken);
+  std::string file_of(const StoredTensor& tensor) const;
 
   std::string origin_;
   std::vector<StoredTensor> tensors_;
@@ -78,6 +76,7 @@ class WeightSource {
   std::unordered_map<std::string, size_t> index_;
   int64_t bytes_taken_ = 0;
   int64_t bytes_total_ = 0;
+  int64_t bytes_reported_ = 0;
 };
 
 }  // namespace sala

@@ -1,0 +1,139 @@
+#include "weights/decode.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "base/error.h"
+#include "ops/math.h"
+
+namespace sala {
+namespace {
+
+constexpr int64_t kBlock = 32;
+static_assert(kBlock == kGroup, "a block of the file is a group of the weight");
+
+bool quantised(WeightType type) { return type == WeightType::w8 || type == WeightType::w4; }
+
+uint16_t load16(const std::byte* p) {
+  uint16_t bits = 0;
+  std::memcpy(&bits, p, sizeof bits);
+  return bits;
+}
+
+bool finite(uint16_t f16) { return (f16 & 0x7C00) != 0x7C00; }
+
+void decode_nibbles(const std::byte* packed, uint8_t* codes) {
+  for (int64_t i = 0; i < kBlock / 2; ++i) {
+    codes[i] = static_cast<uint8_t>(packed[i]) & 15;
+    codes[i + kBlock / 2] = static_cast<uint8_t>(packed[i]) >> 4;
+  }
+}
+
+/// One block: 32 codes, scale and minimum such that value = scale * code + min. A signed code c of
+/// a file becomes c + n, which shifts the minimum by -n * scale: a power of two times the scale, so
+/// exact in f16 unless it overflows.
+bool decode_block(StoredType type, const std::byte* block, uint8_t* codes, uint16_t& scale,
+                  uint16_t& min) {
+  scale = load16(block);
+  switch (type) {
+    case StoredType::q4_0:
+      decode_nibbles(block + 2, codes);
+      min = f32_to_f16(-8.0f * f16_to_f32(scale));
+      break;
+    case StoredType::q4_1:
+      decode_nibbles(block + 4, codes);
+      min = load16(block + 2);
+      break;
+    default:
+      for (int64_t i = 0; i < kBlock; ++i) codes[i] = static_cast<uint8_t>(block[2 + i]) ^ 0x80;
+      min = f32_to_f16(-128.0f * f16_to_f32(scale));
+      break;
+  }
+  return finite(scale) && finite(min);
+}
+
+bool decode_groups(StoredType type, const std::byte* data, int64_t cols, WeightRow& row) {
+  const int64_t groups = cols / kBlock, block_bytes = stored_bytes(type, kBlock);
+  row.codes.resize(static_cast<size_t>(cols));
+  row.scales.resize(static_cast<size_t>(groups));
+  row.mins.resize(static_cast<size_t>(groups));
+  bool sound = true;
+  for (int64_t g = 0; g < groups; ++g)
+    sound &= decode_block(type, data + g * block_bytes, row.codes.data() + g * kBlock,
+                          row.scales[g], row.mins[g]);
+  return sound;
+}
+
+bool decode_values(StoredType type, const std::byte* data, int64_t cols, float* out) {
+  switch (type) {
+    case StoredType::f32:
+      std::memcpy(out, data, static_cast<size_t>(cols) * sizeof(float));
+      return true;
+    case StoredType::f16:
+      for (int64_t k = 0; k < cols; ++k) out[k] = f16_to_f32(load16(data + 2 * k));
+      return true;
+    case StoredType::bf16:
+      for (int64_t k = 0; k < cols; ++k) out[k] = bf16_to_f32(load16(data + 2 * k));
+      return true;
+    default:
+      break;
+  }
+  bool sound = true;
+  const int64_t block_bytes = stored_bytes(type, kBlock);
+  for (int64_t first = 0; first < cols; first += kBlock, data += block_bytes) {
+    uint8_t codes[kBlock];
+    uint16_t scale = 0, min = 0;
+    sound &= decode_block(type, data, codes, scale, min);
+    for (int64_t k = 0; k < kBlock; ++k)
+      out[first + k] = std::fma(f16_to_f32(scale), static_cast<float>(codes[k]), f16_to_f32(min));
+  }
+  return sound;
+}
+
+}  // namespace
+
+WeightType weight_type(StoredType type) {
+  switch (type) {
+    case StoredType::f16:
+      return WeightType::f16;
+    case StoredType::bf16:
+      return WeightType::bf16;
+    case StoredType::q4_0:
+    case StoredType::q4_1:
+      return WeightType::w4;
+    case StoredType::q8_0:
+      return WeightType::w8;
+    case StoredType::f32:
+    case StoredType::other:
+      break;
+  }
+  SALA_CHECK(type == StoredType::f32, "a tensor of type {}", name_of(type));
+  return WeightType::f32;
+}
+
+WeightType common_type(WeightType a, WeightType b) {
+  if (a == b) return a;
+  return quantised(a) && quantised(b) ? WeightType::w8 : WeightType::f32;
+}
+
+bool decode_row(const StoredTensor& matrix, int64_t n, WeightType type, WeightRow& row) {
+  const int64_t cols = matrix.shape[1], bytes = stored_bytes(matrix.type, cols);
+  const std::byte* data = matrix.bytes.data() + matrix.stored_row(n) * bytes;
+  if (quantised(type)) return decode_groups(matrix.type, data, cols, row);
+  if (type == WeightType::f32) {
+    row.values.resize(static_cast<size_t>(cols));
+    return decode_values(matrix.type, data, cols, row.values.data());
+  }
+  row.bits.resize(static_cast<size_t>(cols));
+  std::memcpy(row.bits.data(), data, static_cast<size_t>(bytes));
+  return true;
+}
+
+void decode_floats(const StoredTensor& tensor, std::span<float> out) {
+  SALA_CHECK(
+      !quantised(weight_type(tensor.type)) && static_cast<int64_t>(out.size()) == tensor.elements(),
+      "{} elements of type {} into {} floats", tensor.elements(), name_of(tensor.type), out.size());
+  if (!out.empty()) decode_values(tensor.type, tensor.bytes.data(), tensor.elements(), out.data());
+}
+
+}  // namespace sala

@@ -1,0 +1,181 @@
+#include "weights/source.h"
+
+#include <algorithm>
+#include <mutex>
+#include <optional>
+
+#include "base/error.h"
+#include "weights/decode.h"
+#include "weights/describe.h"
+#include "weights/safetensors.h"
+
+namespace sala {
+namespace {
+
+constexpr int64_t kReportEvery = int64_t{32} << 20;
+
+}  // namespace
+
+WeightSource WeightSource::open_directory(const std::filesystem::path& dir) {
+  return WeightSource(read_safetensors_directory(dir), dir.string());
+}
+
+WeightSource::WeightSource(std::vector<StoredTensor> tensors, std::string origin)
+    : origin_(std::move(origin)), tensors_(std::move(tensors)), taken_(tensors_.size()) {
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    if (!index_.try_emplace(tensors_[i].name, i).second)
+      fail("{}: two tensors are named {}; the file is damaged, obtain it again",
+           file_of(tensors_[i]), printable(tensors_[i].name));
+    bytes_total_ += static_cast<int64_t>(tensors_[i].bytes.size());
+  }
+}
+
+bool WeightSource::has(std::string_view name) const { return index_.contains(std::string(name)); }
+
+std::string WeightSource::file_of(const StoredTensor& tensor) const {
+  return tensor.file != nullptr ? tensor.file->path().string() : origin_;
+}
+
+const StoredTensor& WeightSource::take(const std::string& name,
+                                       std::initializer_list<int64_t> shape) {
+  const auto entry = index_.find(name);
+  if (entry == index_.end())
+    fail(
+        "{}: tensor {} of shape {} is missing; check that the configuration belongs to these "
+        "weights",
+        origin_, printable(name), shape_text(shape));
+  const StoredTensor& tensor = tensors_[entry->second];
+  SALA_CHECK(!taken_[entry->second], "tensor {} is taken twice", name);
+  if (!std::ranges::equal(tensor.shape, shape))
+    fail(
+        "{}: tensor {} has shape {}, expected {}; check that the configuration belongs to these "
+        "weights",
+        file_of(tensor), printable(name), shape_text(tensor.shape), shape_text(shape));
+  if (tensor.type == StoredType::other)
+    fail(
+        "{}: tensor {} is of type {}, accepted are F32, F16 and BF16, in GGUF also Q4_0, Q4_1 and "
+        "Q8_0; use a file of "
+        "these types",
+        file_of(tensor), printable(name), tensor.type_name);
+  taken_[entry->second] = true;
+  return tensor;
+}
+
+void WeightSource::report(int64_t taken) {
+  bytes_taken_ = taken;
+  if (!progress || bytes_taken_ == bytes_reported_) return;
+  if (bytes_taken_ - bytes_reported_ < kReportEvery && bytes_taken_ < bytes_total_) return;
+  bytes_reported_ = bytes_taken_;
+  progress(bytes_taken_, bytes_total_);
+}
+
+void WeightSource::release(const StoredTensor& tensor) {
+  if (tensor.file != nullptr) tensor.file->release(tensor.bytes);
+}
+
+/// Runs a loop over `stored` bytes of the files in slices, so that progress is told by the thread
+/// that takes.
+void WeightSource::run_in_slices(int64_t stored, int64_t count,
+                                 const std::function<void(int64_t)>& work) {
+  const int64_t before = bytes_taken_, slices = stored / kReportEvery + 1;
+  int64_t first = 0;
+  for (int64_t slice = 1; slice <= slices; ++slice) {
+    const int64_t last = count / slices * slice + count % slices * slice / slices;
+    if (parallel)
+      parallel(last - first, [&](int64_t i) { work(first + i); });
+    else
+      for (int64_t i = first; i < last; ++i) work(i);
+    first = last;
+    report(slice == slices ? before + stored : before + stored / slices * slice);
+  }
+}
+
+Tensor WeightSource::take_vector(const std::string& name, int64_t n) {
+  const StoredTensor& tensor = take(name, {n});
+  if (tensor.type != StoredType::f32 && tensor.type != StoredType::f16 &&
+      tensor.type != StoredType::bf16)
+    fail("{}: vector {} is of type {}, expected F32, F16 or BF16; quantise matrices only",
+         file_of(tensor), printable(name), tensor.type_name);
+  Tensor vector(DType::f32, {n});
+  decode_floats(tensor, {vector.view().as<float>(), static_cast<size_t>(n)});
+  release(tensor);
+  report(bytes_taken_ + static_cast<int64_t>(tensor.bytes.size()));
+  return vector;
+}
+
+Weight WeightSource::take_matrix(const std::string& name, int64_t rows, int64_t cols) {
+  const Part part{.matrix = &take(name, {rows, cols})};
+  return pack_parts({&part, 1}, rows, cols, false);
+}
+
+Weight WeightSource::take_stack(std::span<const std::string> names, std::span<const int64_t> rows,
+                                int64_t cols) {
+  SALA_CHECK(names.size() == rows.size() && !names.empty(), "{} names, {} heights", names.size(),
+             rows.size());
+  std::vector<Part> parts;
+  int64_t total = 0;
+  for (size_t i = 0; i < names.size(); ++i) {
+    parts.push_back({.matrix = &take(names[i], {rows[i], cols}), .first = total});
+    total += rows[i];
+  }
+  return pack_parts(parts, total, cols, false);
+}
+
+Weight WeightSource::take_pair(const std::string& first, const std::string& second, int64_t rows,
+                               int64_t cols) {
+  const Part parts[] = {{.matrix = &take(first, {rows, cols})},
+                        {.matrix = &take(second, {rows, cols})}};
+  return pack_parts(parts, rows, cols, true);
+}
+
+Weight WeightSource::pack_parts(std::span<const Part> parts, int64_t rows, int64_t cols,
+                                bool paired) {
+  WeightType type = weight_type(parts[0].matrix->type);
+  int64_t stored = 0;
+  for (const Part& part : parts) {
+    type = common_type(type, weight_type(part.matrix->type));
+    stored += static_cast<int64_t>(part.matrix->bytes.size());
+  }
+  std::mutex mutex;
+  std::optional<std::pair<const StoredTensor*, int64_t>> unsound;  // guarded by mutex
+  const auto read = [&](int which, int64_t n, WeightRow& row) {
+    const Part* part = &parts[static_cast<size_t>(which)];
+    if (!paired)
+      while (part + 1 < parts.data() + parts.size() && part[1].first <= n) ++part;
+    if (decode_row(*part->matrix, n - part->first, type, row)) return;
+    const std::lock_guard lock(mutex);
+    if (!unsound) unsound = {part->matrix, n - part->first};
+  };
+  auto weight = pack(type, rows, cols, paired, read,
+                     [&](int64_t count, const std::function<void(int64_t)>& work) {
+                       run_in_slices(stored, count, work);
+                     });
+  if (unsound)
+    fail(
+        "{}: tensor {}: a block of row {} has a scale or minimum that is not a finite f16 number; "
+        "the file is damaged, "
+        "obtain it again",
+        file_of(*unsound->first), printable(unsound->first->name), unsound->second);
+  for (const Part& part : parts) release(*part.matrix);
+  return weight;
+}
+
+void WeightSource::expect_all_taken() const {
+  constexpr int64_t kMostNames = 8;
+  const auto left = std::ranges::count(taken_, false);
+  if (left == 0) return;
+  std::string names;
+  int64_t listed = 0;
+  for (size_t i = 0; i < tensors_.size() && listed < kMostNames; ++i) {
+    if (taken_[i]) continue;
+    names += (listed++ == 0 ? "" : ", ") + printable(tensors_[i].name);
+  }
+  fail(
+      "{}: {} {} not part of the model that the configuration describes: {}{}; check that the "
+      "configuration belongs to "
+      "these weights",
+      origin_, left, left == 1 ? "tensor is" : "tensors are", names,
+      left > listed ? " and others" : "");
+}
+
+}  // namespace sala
