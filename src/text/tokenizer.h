@@ -25,8 +25,8 @@ struct GgufVocab {
   int unk = -1;
   int pad = -1;
   int eot = -1;
-  bool add_bos = false;
-  bool add_eos = false;
+  std::optional<bool> add_bos;  ///< absent: what the kind of model implies
+  std::optional<bool> add_eos;
   bool add_space_prefix = true;  ///< "llama": a text gets a leading space
 };
 
@@ -53,6 +53,9 @@ class Tokenizer {
   /// the key at fault.
   static std::unique_ptr<Tokenizer> from_gguf(const GgufVocab& vocab, const std::string& name);
 
+  /// What a tokenizer is made of; the loaders in this folder fill it.
+  struct Impl;
+  explicit Tokenizer(std::unique_ptr<const Impl> impl);
   ~Tokenizer();
   Tokenizer(const Tokenizer&) = delete;
   Tokenizer& operator=(const Tokenizer&) = delete;
@@ -90,8 +93,6 @@ class Tokenizer {
 
  private:
   friend class Detokenizer;
-  struct Impl;
-  explicit Tokenizer(std::unique_ptr<const Impl> impl);
   std::unique_ptr<const Impl> impl_;
 };
 

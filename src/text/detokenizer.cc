@@ -1,0 +1,110 @@
+#include <algorithm>
+#include <utility>
+
+#include "text/tokenizer.h"
+#include "text/tokenizer_impl.h"
+
+namespace sala {
+
+struct Detokenizer::State {
+  const Tokenizer& tokenizer;
+  bool skip_special;
+  bool first = true;      // no piece has been seen
+  size_t stripped = 0;    // characters left out at the beginning so far
+  bool stripping = true;  // nothing has been given yet
+  std::string bytes{};    // the start of a character
+
+  // Where what a piece becomes depends on its neighbours: the last ids, the text that is known of
+  // the first `given_ids` of them.
+  std::vector<int> window{};
+  size_t given_ids = 0;
+  std::string given{};
+
+  std::string push_bytes(std::string_view more, bool final);
+  std::string push_window(int id);
+  std::string strip(std::string text);
+};
+
+Detokenizer::Detokenizer(const Tokenizer& tokenizer, bool skip_special)
+    : state_(new State{.tokenizer = tokenizer, .skip_special = skip_special}) {}
+Detokenizer::~Detokenizer() = default;
+Detokenizer::Detokenizer(Detokenizer&&) noexcept = default;
+Detokenizer& Detokenizer::operator=(Detokenizer&&) noexcept = default;
+
+/// Takes raw bytes and gives the whole characters; `final` gives up on the rest.
+std::string Detokenizer::State::push_bytes(std::string_view more, bool final) {
+  bytes.append(more);
+  const Repair repair = tokenizer.impl_->decoder.streaming().byte_letters ? Repair::kMaximalSubpart
+                                                                          : Repair::kEachByte;
+  size_t keep = 0;
+  // At most three bytes can be the start of a longer character.
+  for (size_t back = 1; !final && back <= std::min<size_t>(3, bytes.size()); ++back)
+    if (incomplete_utf8(std::string_view(bytes).substr(bytes.size() - back)) > 0) keep = back;
+  const std::string rest = bytes.substr(bytes.size() - keep);
+  bytes.resize(bytes.size() - keep);
+  return repair_utf8(std::exchange(bytes, rest), repair);
+}
+
+std::string Detokenizer::State::strip(std::string text) {
+  const Decoder::Streaming& rule = tokenizer.impl_->decoder.streaming();
+  size_t cut = 0;
+  while (stripping && cut < text.size()) {
+    const Utf8Char c = decode_utf8(std::string_view(text).substr(cut, 4));
+    if (stripped == rule.strip || c.code != rule.stripped) {
+      stripping = false;
+    } else {
+      ++stripped;
+      cut += static_cast<size_t>(c.length);
+    }
+  }
+  text.erase(0, cut);
+  return text;
+}
+
+/// Decodes the last few ids with and without the new one; the difference is new text.
+std::string Detokenizer::State::push_window(int id) {
+  window.push_back(id);
+  std::string text = tokenizer.decode(window, skip_special);
+  if (text.size() <= given.size() || text.ends_with(kReplacement) || !text.starts_with(given))
+    return "";
+  std::string fresh = text.substr(given.size());
+  window.erase(window.begin(), window.begin() + static_cast<std::ptrdiff_t>(given_ids));
+  given_ids = window.size();
+  given = tokenizer.decode(window, skip_special);
+  return fresh;
+}
+
+std::string Detokenizer::push(int id) {
+  State& s = *state_;
+  const Tokenizer::Impl& impl = *s.tokenizer.impl_;
+  if (!impl.has(id)) return "";
+  const std::string_view piece = impl.decoder_piece(id);
+  if (s.skip_special && impl.added.is_special_piece(piece)) return "";
+  const Decoder::Streaming& rule = impl.decoder.streaming();
+  if (!rule.possible) return s.push_window(id);
+  std::string text(piece);
+  for (const Decoder::Rewrite& rewrite : rule.rewrites) text = rewrite(text, s.first);
+  s.first = false;
+  if (rule.byte_letters) return s.strip(s.push_bytes(bytes_of_letters(text), false));
+  const int byte = rule.byte_tokens ? byte_of_token(text) : -1;
+  if (byte >= 0) {
+    const char raw = static_cast<char>(byte);
+    return s.strip(s.push_bytes({&raw, 1}, false));
+  }
+  return s.strip(s.push_bytes("", true) + text);
+}
+
+std::string Detokenizer::flush() {
+  State& s = *state_;
+  std::string rest;
+  if (!s.window.empty()) {
+    const std::string text = s.tokenizer.decode(s.window, s.skip_special);
+    if (text.starts_with(s.given)) rest = text.substr(s.given.size());
+  } else {
+    rest = s.strip(s.push_bytes("", true));
+  }
+  *this = Detokenizer(s.tokenizer, s.skip_special);
+  return rest;
+}
+
+}  // namespace sala

@@ -1,0 +1,96 @@
+// Tokenises what it is told, so that other tokenizers can be compared with ours.
+//
+// tokenize_lines MODEL: MODEL is a Hugging Face directory, or a .json file with the keys of
+// GgufVocab. Each line of standard input is a JSON object with one of
+//   {"encode": text, "special": bool}              -> [id, ...]
+//   {"hex": bytes as hexadecimal, "special": bool} -> [id, ...]
+//   {"decode": [id, ...], "skip": bool}            -> text
+//   {"stream": [id, ...], "skip": bool}            -> [text of each push..., text of flush]
+//   {"time": path}                                 -> {"bytes", "ids", "seconds"} of one encode of
+//   a file
+// and each line of standard output is the answer as JSON, or {"error": text}.
+
+#include <chrono>
+#include <fstream>
+#include <iostream>
+#include <string>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "text/tokenizer.h"
+
+namespace {
+
+using sala::Json;
+
+std::unique_ptr<sala::Tokenizer> open(const std::string& path) {
+  if (!path.ends_with(".json")) return sala::Tokenizer::from_directory(path);
+  const Json json = sala::read_json(path);
+  sala::GgufVocab vocab;
+  vocab.model = json.value("model", "");
+  vocab.pre = json.value("pre", "");
+  vocab.tokens = json.at("tokens").get<std::vector<std::string>>();
+  vocab.scores = json.value("scores", std::vector<float>());
+  vocab.types = json.value("token_type", std::vector<int>());
+  vocab.merges = json.value("merges", std::vector<std::string>());
+  vocab.bos = json.value("bos_token_id", -1);
+  vocab.eos = json.value("eos_token_id", -1);
+  vocab.unk = json.value("unknown_token_id", -1);
+  vocab.add_space_prefix = json.value("add_space_prefix", true);
+  return sala::Tokenizer::from_gguf(vocab, path);
+}
+
+std::string from_hex(const std::string& hex) {
+  std::string bytes;
+  for (size_t i = 0; i + 1 < hex.size(); i += 2)
+    bytes.push_back(static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16)));
+  return bytes;
+}
+
+Json time_file(const sala::Tokenizer& tokenizer, const std::string& path) {
+  const std::string text = sala::read_text(path);
+  const auto start = std::chrono::steady_clock::now();
+  const auto ids = tokenizer.encode(text);
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+  return {{"bytes", text.size()}, {"ids", ids.size()}, {"seconds", taken.count()}};
+}
+
+Json answer(const sala::Tokenizer& tokenizer, const Json& question) {
+  const sala::EncodeOptions options{.parse_special = question.value("special", true)};
+  const bool skip = question.value("skip", false);
+  if (question.contains("encode"))
+    return tokenizer.encode(question["encode"].get<std::string>(), options);
+  if (question.contains("hex")) return tokenizer.encode(from_hex(question["hex"]), options);
+  if (question.contains("time")) return time_file(tokenizer, question["time"]);
+  if (question.contains("decode"))
+    return tokenizer.decode(question["decode"].get<std::vector<int>>(), skip);
+  sala::Detokenizer stream(tokenizer, skip);
+  Json parts = Json::array();
+  for (const int id : question.at("stream")) parts.push_back(stream.push(id));
+  parts.push_back(stream.flush());
+  return parts;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  if (argc != 2) {
+    std::cerr << "usage: tokenize_lines MODEL\n";
+    return 2;
+  }
+  const auto tokenizer = open(argv[1]);
+  if (tokenizer == nullptr) sala::fail("{}: no tokenizer files there", argv[1]);
+  for (std::string line; std::getline(std::cin, line);) {
+    Json reply;
+    try {
+      reply = answer(*tokenizer, Json::parse(line));
+    } catch (const sala::Error& e) {
+      reply = {{"error", e.what()}};
+    }
+    std::cout << reply.dump() << '\n' << std::flush;
+  }
+  return 0;
+} catch (const std::exception& e) {
+  std::cerr << e.what() << '\n';
+  return 1;
+}
