@@ -38,15 +38,22 @@ int64_t value_place(const KvPages& pages, int64_t g, int64_t u, int64_t c) {
          u % pages.page * pages.head_dim + c;
 }
 
-float key(const Sequences& sequences, const KvPages& pages, int64_t b, int64_t g, int64_t u,
-          int64_t c) {
-  return load(pages.field.type, page_of(sequences, pages.field, b, u / pages.page),
-              key_place(pages, g, u, c));
+/// q.K_u for the key at position u.
+double key_product(const Sequences& sequences, const KvPages& pages, int64_t b, int64_t g,
+                   int64_t u, const float* q) {
+  const std::byte* page = page_of(sequences, pages.field, b, u / pages.page);
+  double sum = 0;
+  for (int64_t c = 0; c < pages.head_dim; ++c)
+    sum += static_cast<double>(q[c]) * load(pages.field.type, page, key_place(pages, g, u, c));
+  return sum;
 }
-float value(const Sequences& sequences, const KvPages& pages, int64_t b, int64_t g, int64_t u,
-            int64_t c) {
-  return load(pages.field.type, page_of(sequences, pages.field, b, u / pages.page),
-              value_place(pages, g, u, c));
+
+/// o += weight * V_u for the value at position u.
+void add_value(const Sequences& sequences, const KvPages& pages, int64_t b, int64_t g, int64_t u,
+               double weight, std::vector<double>& o) {
+  const std::byte* page = page_of(sequences, pages.field, b, u / pages.page);
+  for (int64_t c = 0; c < pages.head_dim; ++c)
+    o[c] += weight * load(pages.field.type, page, value_place(pages, g, u, c));
 }
 
 /// Place of element c of window j in the page in which it ends.
@@ -151,7 +158,8 @@ void compress_keys(Device&, const Sequences& sequences, const KvPages& pages,
         for (int64_t c = 0; c < pages.head_dim; ++c) {
           float sum = 0;
           for (int64_t u = j * keys.stride; u < j * keys.stride + keys.size; ++u)
-            sum += key(sequences, pages, b, g, u, c);
+            sum += load(pages.field.type, page_of(sequences, pages.field, b, u / pages.page),
+                        key_place(pages, g, u, c));
           const float mean = sum * (1.0f / static_cast<float>(keys.size));
           store(keys.field.type, page, window_place(pages, keys, g, j, c), mean);
         }
@@ -206,18 +214,15 @@ void attention(Device&, const Sequences& sequences, In q, const KvPages& pages, 
             attended(sequences.positions.as<int32_t>()[t], pages.page, lists, counts, t, g);
         std::vector<double> weights;
         for (const int64_t u : positions) {
-          double sum = 0;
-          for (int64_t c = 0; c < d; ++c)
-            sum += static_cast<double>(query[c]) * key(sequences, pages, b, g, u, c);
-          weights.push_back(sum * static_cast<double>(scale));
+          const double product = key_product(sequences, pages, b, g, u, query);
+          weights.push_back(product * static_cast<double>(scale));
         }
         const double largest = *std::ranges::max_element(weights);
         double total = 0;
         for (double& w : weights) total += w = std::exp(w - largest);
         std::ranges::fill(out, 0.0);
         for (size_t i = 0; i < positions.size(); ++i)
-          for (int64_t c = 0; c < d; ++c)
-            out[c] += weights[i] / total * value(sequences, pages, b, g, positions[i], c);
+          add_value(sequences, pages, b, g, positions[i], weights[i] / total, out);
         for (int64_t c = 0; c < d; ++c) {
           if (!gate.empty())
             out[c] /= 1 + std::exp(-static_cast<double>(gate.row<float>(t)[h * d + c]));

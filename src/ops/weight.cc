@@ -43,41 +43,67 @@ void check_row(const WeightRow& row, WeightType type, int64_t cols) {
   SALA_CHECK(whole, "a row of {} does not have {} columns", name_of(type), cols);
 }
 
+uint32_t load32(const void* p) {
+  uint32_t bits = 0;
+  std::memcpy(&bits, p, sizeof bits);
+  return bits;
+}
+
+/// Writes element k of every row n to out[k][n]. In tiles of a cache line a row: rows that lie a
+/// power of two apart share cache sets, and 32 of them would evict each other.
+template <class T>
+void interleave(const std::vector<const void*>& rows, int64_t count, T* out) {
+  constexpr int64_t kTile = 64 / sizeof(T);
+  for (int64_t first = 0; first < count; first += kTile) {
+    const int64_t size = std::min(kTile, count - first);
+    for (size_t n = 0; n < rows.size(); ++n) {
+      T tile[kTile];
+      std::memcpy(tile, static_cast<const T*>(rows[n]) + first, size * sizeof(T));
+      for (int64_t k = 0; k < size; ++k)
+        out[(first + k) * kPanel + static_cast<int64_t>(n)] = tile[k];
+    }
+  }
+}
+
+/// Four codes a word: of w8 four columns, of w4 eight, the second four in the high nibbles.
 void put_groups(WeightType type, const std::vector<WeightRow>& rows, std::byte* panel) {
   const size_t groups = rows[0].scales.size();
   for (size_t g = 0; g < groups; ++g, panel += group_bytes(type)) {
     auto* scales = reinterpret_cast<uint16_t*>(panel);
-    auto* bytes = reinterpret_cast<uint8_t*>(panel);
+    auto* words = reinterpret_cast<uint32_t*>(panel + kScaleBytes);
     for (size_t n = 0; n < rows.size(); ++n) {
       scales[n] = rows[n].scales[g];
       scales[kPanel + n] = rows[n].mins[g];
       const uint8_t* codes = rows[n].codes.data() + g * kGroup;
-      for (int64_t k = 0; k < kGroup; ++k) {
-        uint8_t& byte = bytes[code_place(type, k, static_cast<int64_t>(n))];
-        if (type == WeightType::w8) {
-          byte = codes[k];
-        } else {
-          byte = static_cast<uint8_t>(byte | (codes[k] & 15) << (high_nibble(k) ? 4 : 0));
-        }
+      if (type == WeightType::w8) {
+        for (size_t j = 0; j < kGroup / 4; ++j) words[j * kPanel + n] = load32(codes + 4 * j);
+      } else {
+        for (size_t j = 0; j < kGroup / 8; ++j)
+          words[j * kPanel + n] =
+              (load32(codes + 8 * j) & 0x0F0F0F0F) | (load32(codes + 8 * j + 4) & 0x0F0F0F0F) << 4;
       }
     }
   }
 }
 
-/// Writes up to kPanel rows into a panel of zeros; columns outermost, so that the panel is written
-/// as one stream.
+/// Writes up to kPanel rows into a panel of zeros.
 void put_panel(WeightType type, int64_t cols, const std::vector<WeightRow>& rows,
                std::byte* panel) {
   if (quantised(type)) return put_groups(type, rows, panel);
-  const auto count = static_cast<int64_t>(rows.size());
+  std::vector<const void*> data;
+  for (const auto& row : rows)
+    data.push_back(type == WeightType::f32 ? static_cast<const void*>(row.values.data())
+                                           : row.bits.data());
   if (type == WeightType::f32) {
-    auto* out = reinterpret_cast<float*>(panel);
-    for (int64_t k = 0; k < cols; ++k)
-      for (int64_t n = 0; n < count; ++n) out[k * kPanel + n] = rows[n].values[k];
+    interleave(data, cols, reinterpret_cast<float*>(panel));
+  } else if (type == WeightType::f16) {
+    interleave(data, cols, reinterpret_cast<uint16_t*>(panel));
   } else {
-    auto* out = reinterpret_cast<uint16_t*>(panel);
-    for (int64_t k = 0; k < cols; ++k)
-      for (int64_t n = 0; n < count; ++n) out[place16(type, k, n)] = rows[n].bits[k];
+    interleave(data, cols / 2, reinterpret_cast<uint32_t*>(panel));
+    if (cols % 2 != 0)
+      for (size_t n = 0; n < rows.size(); ++n)
+        reinterpret_cast<uint16_t*>(panel)[place16(type, cols - 1, static_cast<int64_t>(n))] =
+            rows[n].bits.back();
   }
 }
 
@@ -131,8 +157,15 @@ Weight pack(
   parallel(w.panels(), [&](int64_t panel) {
     const int part = paired ? static_cast<int>(panel % 2) : 0;
     const int64_t first = (paired ? panel / 2 : panel) * kPanel;
-    std::vector<WeightRow> block(static_cast<size_t>(std::min<int64_t>(kPanel, rows - first)));
+    // Kept by the thread: fresh pages for every panel would cost more than filling them.
+    thread_local std::vector<WeightRow> block;
+    block.resize(static_cast<size_t>(std::min<int64_t>(kPanel, rows - first)));
     for (size_t n = 0; n < block.size(); ++n) {
+      block[n].values.clear();
+      block[n].bits.clear();
+      block[n].codes.clear();
+      block[n].scales.clear();
+      block[n].mins.clear();
       read(part, first + static_cast<int64_t>(n), block[n]);
       check_row(block[n], type, cols);
     }

@@ -1,0 +1,192 @@
+#include "ops/testing.h"
+
+namespace sala::test {
+namespace {
+
+constexpr WeightType kTypes[] = {WeightType::f32, WeightType::f16, WeightType::bf16, WeightType::w8,
+                                 WeightType::w4};
+constexpr Compute kComputes[] = {Compute::f32, Compute::bf16, Compute::int8};
+
+bool in_groups(WeightType type) { return type == WeightType::w8 || type == WeightType::w4; }
+
+struct Shape {
+  int64_t rows, cols;
+};
+
+std::vector<Shape> shapes(WeightType type) {
+  if (in_groups(type)) return {{1, 32}, {33, 96}, {100, 320}, {64, 1024}};
+  return {{1, 1}, {31, 2}, {33, 7}, {100, 33}, {70, 250}, {65, 1023}};
+}
+
+std::string name_of(WeightType type, Compute compute, bool paired, Shape shape, int64_t T) {
+  constexpr const char* computes[] = {"f32", "bf16", "int8"};
+  return fmt::format("{} in {}{}, {} tokens, {} x {}", sala::name_of(type),
+                     computes[static_cast<int>(compute)], paired ? " with swiglu" : "", T,
+                     shape.rows, shape.cols);
+}
+
+double length(std::span<const float> x) {
+  double sum = 0;
+  for (const float value : x) sum += static_cast<double>(value) * static_cast<double>(value);
+  return std::sqrt(sum);
+}
+
+/// How far y = epilogue(x W^T) may be from exact: a chain of K roundings, which walks randomly, in
+/// each of the two sums.
+double tolerance(In x, int64_t t, const Weight& w, int64_t n, float expected) {
+  std::vector<float> row(static_cast<size_t>(w.cols));
+  const double size = length({x.row<float>(t), row.size()});
+  unpack_row(w, 0, n, row);
+  const double first = 8 * kEpsilon * size * length(row);
+  if (!w.paired) return first;
+  std::vector<float> other(row.size());
+  unpack_row(w, 1, n, other);
+  double a = 0;
+  double b = 0;
+  for (int64_t k = 0; k < w.cols; ++k) {
+    a += static_cast<double>(x.row<float>(t)[k]) * row[k];
+    b += static_cast<double>(x.row<float>(t)[k]) * other[k];
+  }
+  const double second = 8 * kEpsilon * size * length(other);
+  // The sums of rounded activations differ from a and b by far less than their own size.
+  return 1.1 * first * (std::abs(b) + size * 0.1) + (std::abs(a) + size * 0.1) * second +
+         16 * kEpsilon * std::abs(expected);
+}
+
+class Matmul : public OnDevice {};
+
+TEST_P(Matmul, IsTheProductOfTheRoundedActivations) {
+  Random random(1);
+  for (const WeightType type : kTypes)
+    for (const bool paired : {false, true})
+      for (const Shape shape : shapes(type)) {
+        const Weight w = random.weight(type, shape.rows, shape.cols, paired);
+        const auto epilogue = paired ? Epilogue::swiglu : Epilogue::none;
+        for (const Compute compute : kComputes)
+          for (const int64_t T : {1, 2, 7, 33, 130}) {
+            if (T == 130 && shape.rows * shape.cols > 10000) continue;
+            SCOPED_TRACE(name_of(type, compute, paired, shape, T));
+            const Strided x(random.tensor({T, shape.cols}), 5);
+            const Tensor expected(DType::f32, {T, shape.rows});
+            const Strided y(T, shape.rows, 3);
+            matmul(reference(), x.view, w, epilogue, compute, expected);
+            matmul(device(), x.view, w, epilogue, compute, y.view);
+            for (int64_t t = 0; t < T; ++t)
+              for (int64_t n = 0; n < shape.rows; ++n) {
+                const float want = expected.view().row<float>(t)[n];
+                const float got = y.view.row<float>(t)[n];
+                ASSERT_NEAR(got, want, tolerance(x.view, t, w, n, want)) << t << ", " << n;
+              }
+          }
+      }
+}
+
+TEST_P(Matmul, WritesNothingBesidesItsOutput) {
+  Random random(2);
+  for (const WeightType type : kTypes) {
+    const Weight w = random.weight(type, 37, 64);
+    const Tensor x = random.tensor({9, 64});
+    const Strided y(9, 37, 6);
+    matmul(device(), x, w, Epilogue::none, Compute::f32, y.view);
+    for (int64_t t = 0; t < 9; ++t)
+      for (int64_t i = 0; i < 43; ++i)
+        EXPECT_EQ(std::isnan(y.all.view().row<float>(t)[i]), i < 3 || i >= 40) << t << ", " << i;
+  }
+}
+
+TEST_P(Matmul, RoundsActivationsWithOneScalePerGroup) {
+  // Group 0 is zero, group 1 has one large number and many that are half a code away from it, group
+  // 2 is tiny.
+  Tensor x(DType::f32, {1, 96});
+  float* row = x.view().as<float>();
+  row[40] = -127;
+  for (int k = 41; k < 64; ++k) row[k] = static_cast<float>(k) - 50.5f;
+  for (int k = 64; k < 96; ++k) row[k] = 1e-30f * static_cast<float>(k % 7 - 3);
+  Random random(3);
+  for (const WeightType type : {WeightType::w8, WeightType::w4}) {
+    const Weight w = random.weight(type, 40, 96);
+    const Tensor expected(DType::f32, {1, 40});
+    const Tensor y(DType::f32, {1, 40});
+    matmul(reference(), x, w, Epilogue::none, Compute::int8, expected);
+    matmul(device(), x, w, Epilogue::none, Compute::int8, y);
+    EXPECT_TRUE(close(y.view(), expected.view(), 1e-4));
+    float nearest_even = 0;
+    std::vector<float> weights(96);
+    unpack_row(w, 0, 11, weights);
+    for (int k = 0; k < 96; ++k)
+      nearest_even += (k < 64 ? std::nearbyint(row[k]) : 0.0f) * weights[k];
+    EXPECT_NEAR(y.view().as<float>()[11], nearest_even, 1e-3);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, Matmul, testing::ValuesIn(targets()), name_of_target);
+
+class MatmulRows : public OnDevice {};
+
+// A row's bits depend on that row alone.
+TEST_P(MatmulRows, DependOnThemselvesAlone) {
+  Random random(4);
+  constexpr int64_t T = 67;
+  const std::unique_ptr<Device> alone = open_cpu(1);
+  for (const WeightType type : kTypes)
+    for (const bool paired : {false, true})
+      for (const Shape shape :
+           in_groups(type) ? std::vector<Shape>{{70, 192}} : std::vector<Shape>{{70, 193}})
+        for (const Compute compute : kComputes) {
+          SCOPED_TRACE(name_of(type, compute, paired, shape, T));
+          const Weight w = random.weight(type, shape.rows, shape.cols, paired);
+          const auto epilogue = paired ? Epilogue::swiglu : Epilogue::none;
+          const Tensor x = random.tensor({T, shape.cols});
+          const Tensor y(DType::f32, {T, shape.rows});
+          matmul(device(), x, w, epilogue, compute, y);
+          const Tensor one(DType::f32, {1, shape.rows});
+          for (int64_t t = 0; t < T; ++t) {
+            matmul(*alone, rows(x.view(), t, 1), w, epilogue, compute, one);
+            ASSERT_EQ(bits_of_row(one.view(), 0), bits_of_row(y.view(), t)) << "row " << t;
+          }
+          for (int64_t first = 0; first < T;) {
+            const int64_t count = std::min<int64_t>(T - first, random.between(2, 20));
+            const Strided part(count, shape.rows, 8);
+            matmul(device(), rows(x.view(), first, count), w, epilogue, compute, part.view);
+            ASSERT_TRUE(same_bits(part.view, rows(y.view(), first, count)))
+                << "rows from " << first;
+            first += count;
+          }
+          // The same rows in another order, with strangers of wild sizes between.
+          const Tensor mixed = random.tensor({2 * T, shape.cols}, 1e6f);
+          for (int64_t t = 0; t < T; ++t)
+            std::copy_n(x.view().row<float>(t), shape.cols,
+                        mixed.view().row<float>(2 * (T - 1 - t) + 1));
+          const Tensor z(DType::f32, {2 * T, shape.rows});
+          matmul(device(), mixed, w, epilogue, compute, z);
+          for (int64_t t = 0; t < T; ++t)
+            ASSERT_EQ(bits_of_row(z.view(), 2 * (T - 1 - t) + 1), bits_of_row(y.view(), t))
+                << "row " << t;
+        }
+}
+
+// Threads divide outputs, never sums; a matrix large enough to be divided every way.
+TEST_P(MatmulRows, DoNotDependOnThreads) {
+  Random random(5);
+  const std::unique_ptr<Device> alone = open_cpu(1);
+  for (const WeightType type : kTypes) {
+    const Weight w = random.weight(type, 1000, 512);
+    for (const Compute compute : kComputes)
+      for (const int64_t T : {1, 5, 130}) {
+        SCOPED_TRACE(name_of(type, compute, false, {1000, 512}, T));
+        const Tensor x = random.tensor({T, 512});
+        const Tensor a(DType::f32, {T, 1000});
+        const Tensor b(DType::f32, {T, 1000});
+        matmul(*alone, x, w, Epilogue::none, compute, a);
+        for (int repeat = 0; repeat < 3; ++repeat) {
+          matmul(device(), x, w, Epilogue::none, compute, b);
+          ASSERT_TRUE(same_bits(a.view(), b.view()));
+        }
+      }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, MatmulRows, testing::ValuesIn(cpu_targets()), name_of_target);
+
+}  // namespace
+}  // namespace sala::test

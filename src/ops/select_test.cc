@@ -1,0 +1,238 @@
+#include <set>
+
+#include "ops/testing_pages.h"
+
+namespace sala::test {
+namespace {
+
+/// Whether `list` is a right answer for the scores: forced blocks, then the best, ties to the
+/// lowest index. Blocks whose scores agree within f32 rounding may stand for each other, unless
+/// they are equal.
+testing::AssertionResult right(const std::vector<int32_t>& list, const std::vector<double>& scores,
+                               const Selection& selection, double tolerance) {
+  const auto own = static_cast<int32_t>(scores.size()) - 1;
+  std::vector<int32_t> order(scores.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto rank = [&](int32_t b) {
+    const bool forced = b < selection.init_blocks || b >= own - selection.local_blocks;
+    return std::pair(forced ? -HUGE_VAL : -scores[b], b);
+  };
+  std::ranges::sort(order, {}, rank);
+  order.resize(std::min<size_t>(order.size(), static_cast<size_t>(selection.top)));
+  const std::set<int32_t> expected(order.begin(), order.end());
+  if (!std::ranges::is_sorted(list)) return testing::AssertionFailure() << "not ascending";
+  if (std::set(list.begin(), list.end()).size() != order.size() || list.size() != order.size())
+    return testing::AssertionFailure() << list.size() << " blocks, expected " << order.size();
+  const double last = -rank(order.back()).first;
+  for (const int32_t b : list) {
+    if (b < 0 || b > own) return testing::AssertionFailure() << "block " << b << " of " << own;
+    if (expected.contains(b)) continue;
+    if (!(scores[b] < last && scores[b] >= last * (1 - tolerance)))
+      return testing::AssertionFailure() << fmt::format(
+                 "block {} with score {:.9g} is chosen; the last to be chosen is {} with {:.9g}", b,
+                 scores[b], order.back(), last);
+  }
+  return testing::AssertionSuccess();
+}
+
+/// Sequences in pages, with all keys and compressed keys in place.
+struct Filled {
+  Filled(const PagesCase& c, const PagesInputs& inputs, const Crowd& who)
+      : crowd(who), memory(c, crowd), step(crowd.step(all_at_once(c.lengths)[0])) {
+    const auto reference = open_reference();
+    const Tensor k = gather(inputs.k, step);
+    const Tensor v = gather(inputs.v, step);
+    q = gather(inputs.q, step);
+    kv_append(*reference, step.sequences(), k, v, memory.pages);
+    compress_keys(*reference, step.sequences(), memory.pages, memory.fine);
+    compress_keys(*reference, step.sequences(), memory.pages, memory.coarse);
+  }
+  const Crowd& crowd;
+  PagesMemory memory;
+  Step step;
+  Tensor q;
+};
+
+struct Chosen {
+  Tensor lists, counts;
+  std::vector<int32_t> list(int64_t t, int64_t g) const {
+    const Out all = lists;
+    const int32_t* first = all.as<int32_t>() + t * all.stride[0] + g * all.stride[1];
+    return {first, first + std::max(0, counts.view().row<int32_t>(t)[g])};
+  }
+};
+
+Chosen choose(Device& device, const Filled& filled, const Selection& selection,
+              uint8_t sparse = 1) {
+  const int64_t T = filled.step.tokens();
+  const int kv_heads = filled.memory.pages.kv_heads;
+  Tensor flags(DType::u8, {T});
+  std::fill_n(flags.view().as<uint8_t>(), T, sparse);
+  Chosen chosen{.lists = Tensor(DType::i32, {T, kv_heads, selection.top}),
+                .counts = Tensor(DType::i32, {T, kv_heads})};
+  block_select(device, filled.step.sequences(), filled.q, filled.memory.pages, filled.memory.fine,
+               filled.memory.coarse, selection, flags, chosen.lists, chosen.counts);
+  return chosen;
+}
+
+/// Calls check(b, t, p, g) for every query of the step.
+template <class Check>
+void for_each_query(const Filled& filled, const Check& check) {
+  const Sequences sequences = filled.step.sequences();
+  for (int64_t b = 0; b < sequences.count(); ++b)
+    for (int64_t t = sequences.starts.as<int32_t>()[b]; t < sequences.starts.as<int32_t>()[b + 1];
+         ++t)
+      for (int g = 0; g < filled.memory.pages.kv_heads; ++g)
+        check(b, t, static_cast<int64_t>(sequences.positions.as<int32_t>()[t]), g);
+}
+
+std::vector<Selection> selections(const PagesCase& c) {
+  return {c.selection,
+          {.init_blocks = 0, .local_blocks = 0, .top = 1},
+          {.init_blocks = 0, .local_blocks = 0, .top = 7},
+          {.init_blocks = 3, .local_blocks = 4, .top = 5},   // more forced than fit
+          {.init_blocks = 99, .local_blocks = 0, .top = 4},  // all forced
+          {.init_blocks = 1, .local_blocks = 1, .top = 99}};
+}
+
+class Select : public testing::TestWithParam<PagesCase> {};
+
+/// The scores of InfLLM-V2 from the streams themselves: windows, masks and pooling written out for
+/// every block.
+std::vector<double> scores_of_streams(const PagesCase& c, const PagesInputs& in, int64_t s,
+                                      int64_t p, int g) {
+  const auto round = [&](float x) {
+    return c.type == DType::bf16 ? bf16_to_f32(f32_to_bf16(x)) : x;
+  };
+  const auto products = [&](const CompressedKeys& keys, int h) {
+    std::vector<double> all;
+    for (int64_t first = 0; first + keys.size <= p + 1; first += keys.stride) {
+      double product = 0;
+      for (int i = 0; i < c.head_dim; ++i) {
+        float mean = 0;
+        for (int64_t u = first; u < first + keys.size; ++u)
+          mean += round(in.k[s].view().row<float>(u)[g * c.head_dim + i]);
+        mean = round(mean * (1.0f / static_cast<float>(keys.size)));
+        product += static_cast<double>(in.q[s].view().row<float>(p)[h * c.head_dim + i]) * mean;
+      }
+      all.push_back(product / std::sqrt(c.head_dim));
+    }
+    return all;
+  };
+  std::vector<double> score;
+  const int group = c.heads / c.kv_heads;
+  for (int h = g * group; h < (g + 1) * group; ++h) {
+    const std::vector<double> coarse = products(c.coarse, h);
+    const std::vector<double> fine = products(c.fine, h);
+    score.resize(fine.size());
+    for (size_t j = 0; j < fine.size() && !coarse.empty(); ++j) {
+      double inverse = 0;
+      for (const double other : coarse) inverse += std::exp(other - fine[j]);
+      score[j] += 1 / inverse;
+    }
+  }
+  std::vector<double> blocks;
+  const int64_t r = c.page / c.fine.stride;
+  for (int64_t b = 0; b <= p / c.page; ++b) {
+    blocks.push_back(-HUGE_VAL);
+    for (int64_t j = b * r - 1; j < b * r + r; ++j)
+      if (j >= 0 && j < static_cast<int64_t>(score.size()))
+        blocks.back() = std::max(blocks.back(), score[j]);
+  }
+  return blocks;
+}
+
+TEST_P(Select, ScoresOfTheReferenceAreThoseOfTheFormula) {
+  const PagesCase& c = GetParam();
+  Random random(1);
+  const PagesInputs in = pages_inputs(random, c);
+  const Crowd crowd(random, c.lengths, c.page);
+  const Filled filled(c, in, crowd);
+  for_each_query(filled, [&](int64_t b, int64_t t, int64_t p, int g) {
+    if (p % 11 != 0 && (p + 1) % c.page > 1) return;
+    const int64_t s = filled.step.pieces[b].sequence;
+    const auto expected = scores_of_streams(c, in, s, p, g);
+    const auto scores =
+        reference::block_scores(filled.step.sequences(), filled.q, filled.memory.pages,
+                                filled.memory.fine, filled.memory.coarse, b, t, g);
+    ASSERT_EQ(scores.size(), expected.size());
+    for (size_t i = 0; i < scores.size(); ++i)
+      if (std::isinf(expected[i])) {
+        ASSERT_EQ(scores[i], expected[i]) << "block " << i << " at " << p;
+      } else {
+        ASSERT_NEAR(scores[i], expected[i], 1e-9 * (1 + expected[i]))
+            << "block " << i << " at " << p;
+      }
+  });
+}
+
+TEST_P(Select, ChoosesTheBestBlocks) {
+  const PagesCase& c = GetParam();
+  Random random(2);
+  const PagesInputs in = pages_inputs(random, c);
+  const Crowd crowd(random, c.lengths, c.page);
+  const Filled filled(c, in, crowd);
+  std::vector<std::vector<double>> scores;
+  for_each_query(filled, [&](int64_t b, int64_t t, int64_t, int g) {
+    scores.push_back(reference::block_scores(filled.step.sequences(), filled.q, filled.memory.pages,
+                                             filled.memory.fine, filled.memory.coarse, b, t, g));
+  });
+  // exp turns a rounding of a product of this size into as many roundings of the score.
+  const double tolerance = 32 * kEpsilon * (1 + c.size * std::sqrt(c.head_dim));
+  for (const Target& target : targets()) {
+    Opened opened(target);
+    for (const Selection& selection : selections(c)) {
+      SCOPED_TRACE(fmt::format("{}, {} first, {} local, top {}", target.name, selection.init_blocks,
+                               selection.local_blocks, selection.top));
+      const Chosen chosen = choose(opened.device(), filled, selection);
+      size_t query = 0;
+      for_each_query(filled, [&](int64_t, int64_t t, int64_t p, int g) {
+        ASSERT_TRUE(right(chosen.list(t, g), scores[query++], selection, tolerance))
+            << "token " << t << " at " << p << ", kv head " << g;
+      });
+    }
+  }
+}
+
+TEST_P(Select, LeavesDenseQueriesAlone) {
+  const PagesCase& c = GetParam();
+  Random random(3);
+  const PagesInputs in = pages_inputs(random, c);
+  const Crowd crowd(random, c.lengths, c.page);
+  const Filled filled(c, in, crowd);
+  for (const Target& target : targets()) {
+    Opened opened(target);
+    const Chosen chosen = choose(opened.device(), filled, c.selection, 0);
+    for (int64_t i = 0; i < chosen.counts.view().size(); ++i)
+      ASSERT_EQ(chosen.counts.view().as<int32_t>()[i], -1) << target.name;
+  }
+}
+
+// Where all keys are alike every window has the same score: the lowest blocks win.
+TEST_P(Select, GivesTiesToTheLowestBlock) {
+  const PagesCase& c = GetParam();
+  Random random(4);
+  PagesInputs in = pages_inputs(random, c);
+  for (const Tensor& k : in.k)
+    for (int64_t t = 1; t < k.view().dim[0]; ++t)
+      std::copy_n(k.view().row<float>(0), k.view().dim[1], k.view().row<float>(t));
+  const Crowd crowd(random, c.lengths, c.page);
+  const Filled filled(c, in, crowd);
+  const Selection selection{.init_blocks = 0, .local_blocks = 1, .top = 4};
+  for (const Target& target : targets()) {
+    Opened opened(target);
+    const Chosen chosen = choose(opened.device(), filled, selection);
+    for_each_query(filled, [&](int64_t, int64_t t, int64_t p, int g) {
+      const auto own = static_cast<int32_t>(p / c.page);
+      std::set<int32_t> expected{own, std::max(0, own - 1)};
+      for (int32_t b = 0; b <= own && expected.size() < 4; ++b) expected.insert(b);
+      ASSERT_EQ(chosen.list(t, g), std::vector(expected.begin(), expected.end()))
+          << target.name << " at " << p;
+    });
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, Select, testing::ValuesIn(pages_cases()), name_of_case);
+
+}  // namespace
+}  // namespace sala::test
