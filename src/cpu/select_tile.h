@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstdint>
+
+namespace sala::cpu {
+
+/// Some windows of compressed keys against the queries of a run. Columns are the heads of the
+/// queries: `heads` to a query, padded with columns of zeros.
+struct SelectTile {
+  int64_t d = 0;
+  int64_t columns = 0, heads = 0, queries = 0;
+  const float* q = nullptr;  ///< [d][columns], scaled
+  int64_t first = 0;         ///< index of the first window
+  int64_t count = 0;
+  const float** keys = nullptr;    ///< [count] each [d]
+  bool masked = false;             ///< some query does not see all these windows
+  const float* visible = nullptr;  ///< [columns] windows that the query sees
+  float* scores = nullptr;         ///< scratch [count][columns]
+  float* largest = nullptr;        ///< [columns] of the coarse scores
+  float* sum =
+      nullptr;  ///< [columns] of exp(coarse score - largest); its inverse for the fine windows
+  float* votes = nullptr;  ///< [count][queries] result of the fine windows
+};
+
+}  // namespace sala::cpu
