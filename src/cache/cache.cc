@@ -12,7 +12,9 @@ MemoryUse memory_of(const std::vector<CacheSpec>& layers, int page, int64_t toke
   for (const CacheSpec& spec : layers) {
     for (const Field& field : spec) {
       const int64_t bytes = field.bytes() * (field.growth == Field::Growth::paged ? pages : 1);
-      (field.role == Field::Role::kv ? use.kv : field.role == Field::Role::index ? use.index : use.state) += bytes;
+      (field.role == Field::Role::kv      ? use.kv
+       : field.role == Field::Role::index ? use.index
+                                          : use.state) += bytes;
     }
   }
   return use;
@@ -37,12 +39,15 @@ bool Hold::grow(int64_t tokens) {
 
 void Hold::advance(int64_t tokens) {
   length_ += tokens;
-  SALA_CHECK(length_ <= static_cast<int64_t>(pages_.size()) * cache_->page(), "{} tokens in {} pages", length_,
-             pages_.size());
+  SALA_CHECK(length_ <= static_cast<int64_t>(pages_.size()) * cache_->page(),
+             "{} tokens in {} pages", length_, pages_.size());
 }
 
 Cache::Cache(std::vector<CacheSpec> layers, int page, int64_t tokens, int sequences)
-    : specs_(std::move(layers)), page_(page), pages_total_((tokens + page - 1) / page), slots_total_(sequences) {
+    : specs_(std::move(layers)),
+      page_(page),
+      pages_total_((tokens + page - 1) / page),
+      slots_total_(sequences) {
   for (const CacheSpec& spec : specs_) {
     std::vector<FieldView>& views = views_.emplace_back();
     for (const Field& field : spec) {
@@ -99,7 +104,8 @@ void Cache::check_integrity(std::span<const Hold* const> holds) const {
     for (int32_t page : hold->pages_) ++owners[static_cast<size_t>(page)];
     ++slot_owners[static_cast<size_t>(hold->slot_)];
   }
-  for (size_t i = 0; i < owners.size(); ++i) SALA_CHECK(owners[i] == 1, "page {} has {} owners", i, owners[i]);
+  for (size_t i = 0; i < owners.size(); ++i)
+    SALA_CHECK(owners[i] == 1, "page {} has {} owners", i, owners[i]);
   for (size_t i = 0; i < slot_owners.size(); ++i)
     SALA_CHECK(slot_owners[i] == 1, "slot {} has {} owners", i, slot_owners[i]);
 }

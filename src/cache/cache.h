@@ -12,18 +12,18 @@ namespace sala {
 
 class Cache;
 
-/// The memory of one layer as a mixer sees it: field i of its spec begins at data; entry e (a pool page or a slot) lies
-/// at data + e * stride.
+/// The memory of one layer as a mixer sees it: field i of its spec begins at data; entry e (a pool
+/// page or a slot) lies at data + e * stride.
 struct FieldView {
   std::byte* data = nullptr;
-  int64_t stride = 0;   ///< bytes
+  int64_t stride = 0;  ///< bytes
   int64_t entries = 0;
   DType type = DType::f32;
 };
 using LayerMemory = std::span<const FieldView>;
 
-/// One sequence's share of a cache: its pages, its slot in the state fields, and how many tokens they hold. Gives
-/// everything back when destroyed; must not outlive the cache.
+/// One sequence's share of a cache: its pages, its slot in the state fields, and how many tokens
+/// they hold. Gives everything back when destroyed; must not outlive the cache.
 class Hold {
  public:
   Hold(Hold&& other) noexcept;
@@ -36,7 +36,8 @@ class Hold {
   std::span<const int32_t> pages() const { return pages_; }
   /// Tokens whose memory is complete.
   int64_t length() const { return length_; }
-  /// Makes room for `tokens` more tokens. False, with nothing changed, when the cache has too few pages.
+  /// Makes room for `tokens` more tokens. False, with nothing changed, when the cache has too few
+  /// pages.
   [[nodiscard]] bool grow(int64_t tokens);
   /// Counts `tokens` more tokens as remembered; grow() has made the room.
   void advance(int64_t tokens);
@@ -50,12 +51,13 @@ class Hold {
   std::vector<int32_t> pages_;
 };
 
-/// The memory of all sequences of a model: a pool of pages of `page` tokens and a pool of slots. Address space is reserved
-/// when it is made; a page costs memory when it is first used. Not thread-safe: the engine's loop owns it.
+/// The memory of all sequences of a model: a pool of pages of `page` tokens and a pool of slots.
+/// Address space is reserved when it is made; a page costs memory when it is first used. Not
+/// thread-safe: the engine's loop owns it.
 class Cache {
  public:
-  /// Room for `tokens` tokens in whole pages and for `sequences` sequences. Throws Error when the address space cannot be
-  /// had.
+  /// Room for `tokens` tokens in whole pages and for `sequences` sequences. Throws Error when the
+  /// address space cannot be had.
   Cache(std::vector<CacheSpec> layers, int page, int64_t tokens, int sequences);
 
   int page() const { return page_; }
@@ -66,7 +68,8 @@ class Cache {
   Hold open();
   int free_slots() const { return static_cast<int>(free_slots_.size()); }
 
-  /// Panics when a page or slot is lost, doubled or held after it was freed. For tests, after every step.
+  /// Panics when a page or slot is lost, doubled or held after it was freed. For tests, after every
+  /// step.
   void check_integrity(std::span<const Hold* const> holds) const;
 
  private:
@@ -83,7 +86,8 @@ class Cache {
   std::vector<std::vector<FieldView>> views_;
   std::vector<int32_t> free_pages_;  ///< a stack; the lowest number on top at first
   std::vector<int> free_slots_;
-  std::vector<bool> page_used_, slot_used_;  ///< touched since the memory was had from the system, so not zero
+  std::vector<bool> page_used_,
+      slot_used_;  ///< touched since the memory was had from the system, so not zero
 };
 
 }  // namespace sala

@@ -48,7 +48,8 @@ TEST(Cache, PagesAndSlotsComeBackZeroed) {
     for (int layer = 0; layer < 2; ++layer) {
       for (const FieldView& view : cache.layer(layer)) {
         for (int64_t i = 0; i < view.entries * view.stride; ++i)
-          ASSERT_EQ(view.data[i], std::byte{0}) << "layer " << layer << " byte " << i << " round " << round;
+          ASSERT_EQ(view.data[i], std::byte{0})
+              << "layer " << layer << " byte " << i << " round " << round;
         std::memset(view.data, 0x5A, static_cast<size_t>(view.entries * view.stride));
       }
     }

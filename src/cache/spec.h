@@ -36,7 +36,8 @@ struct MemoryUse {
   int64_t total() const { return kv + index + state; }
 };
 
-/// The closed form: memory of one sequence of `tokens` tokens (whole pages) with `page` tokens a page.
+/// The closed form: memory of one sequence of `tokens` tokens (whole pages) with `page` tokens a
+/// page.
 MemoryUse memory_of(const std::vector<CacheSpec>& layers, int page, int64_t tokens);
 
 }  // namespace sala
