@@ -52,17 +52,20 @@ uint32_t load32(const void* p) {
 /// Writes element k of every row n to out[k][n]. In tiles of a cache line a row: rows that lie a
 /// power of two apart share cache sets, and 32 of them would evict each other.
 template <class T>
-void interleave(const std::vector<const void*>& rows, int64_t count, T* out) {
+void interleave(const std::vector<const std::byte*>& rows, int64_t count, T* out) {
   constexpr int64_t kTile = 64 / sizeof(T);
-  for (int64_t first = 0; first < count; first += kTile) {
-    const int64_t size = std::min(kTile, count - first);
+  const int64_t whole = count / kTile * kTile;
+  for (int64_t first = 0; first < whole; first += kTile) {
     for (size_t n = 0; n < rows.size(); ++n) {
       T tile[kTile];
-      std::memcpy(tile, static_cast<const T*>(rows[n]) + first, size * sizeof(T));
-      for (int64_t k = 0; k < size; ++k)
-        out[(first + k) * kPanel + static_cast<int64_t>(n)] = tile[k];
+      std::memcpy(tile, rows[n] + first * sizeof(T), sizeof tile);
+      T* column = out + first * kPanel + n;
+      for (int64_t k = 0; k < kTile; ++k) column[k * kPanel] = tile[k];
     }
   }
+  for (size_t n = 0; n < rows.size(); ++n)
+    for (int64_t k = whole; k < count; ++k)
+      std::memcpy(out + k * kPanel + n, rows[n] + k * sizeof(T), sizeof(T));
 }
 
 /// Four codes a word: of w8 four columns, of w4 eight, the second four in the high nibbles.
@@ -90,10 +93,10 @@ void put_groups(WeightType type, const std::vector<WeightRow>& rows, std::byte* 
 void put_panel(WeightType type, int64_t cols, const std::vector<WeightRow>& rows,
                std::byte* panel) {
   if (quantised(type)) return put_groups(type, rows, panel);
-  std::vector<const void*> data;
+  std::vector<const std::byte*> data;
   for (const auto& row : rows)
-    data.push_back(type == WeightType::f32 ? static_cast<const void*>(row.values.data())
-                                           : row.bits.data());
+    data.push_back(type == WeightType::f32 ? reinterpret_cast<const std::byte*>(row.values.data())
+                                           : reinterpret_cast<const std::byte*>(row.bits.data()));
   if (type == WeightType::f32) {
     interleave(data, cols, reinterpret_cast<float*>(panel));
   } else if (type == WeightType::f16) {

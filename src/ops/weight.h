@@ -63,7 +63,7 @@ struct WeightRow {
   std::vector<uint16_t> scales, mins;
 };
 
-/// Fills `row` with row n of matrix `part` (0, or 1 of a paired weight). Called from several threads.
+/// Fills `row`, which comes empty, with row n of matrix `part` (0, or 1 of a paired weight). Called from several threads.
 using RowReader = std::function<void(int part, int64_t n, WeightRow& row)>;
 
 /// Packs a matrix. `parallel` runs its second argument for 0..count-1, on any threads. Throws Error when the memory

@@ -23,9 +23,11 @@ uint16_t load16(const std::byte* p) {
 bool finite(uint16_t f16) { return (f16 & 0x7C00) != 0x7C00; }
 
 void decode_nibbles(const std::byte* packed, uint8_t* codes) {
+  uint8_t bytes[kBlock / 2];
+  std::memcpy(bytes, packed, sizeof bytes);
   for (int64_t i = 0; i < kBlock / 2; ++i) {
-    codes[i] = static_cast<uint8_t>(packed[i]) & 15;
-    codes[i + kBlock / 2] = static_cast<uint8_t>(packed[i]) >> 4;
+    codes[i] = bytes[i] & 15;
+    codes[i + kBlock / 2] = bytes[i] >> 4;
   }
 }
 
