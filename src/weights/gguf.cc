@@ -2,13 +2,12 @@
 
 #include <algorithm>
 #include <bit>
-#include <charconv>
 #include <cstring>
-#include <limits>
 #include <unordered_set>
 
 #include "base/error.h"
 #include "weights/describe.h"
+#include "weights/gguf_cursor.h"
 
 namespace sala {
 namespace {
@@ -45,180 +44,7 @@ constexpr BlockType kTypes[] = {
 
 constexpr uint32_t kMostDimensions = 4;
 
-/// Reads the file from front to back; every read is checked against what is left.
-class Cursor {
- public:
-  Cursor(std::span<const std::byte> bytes, std::string file)
-      : bytes_(bytes), file_(std::move(file)) {}
-
-  const std::string& file() const { return file_; }
-  size_t position() const { return position_; }
-  size_t left() const { return bytes_.size() - position_; }
-
-  template <class T>
-  T read(std::string_view what) {
-    T value;
-    need(sizeof value, what);
-    std::memcpy(&value, bytes_.data() + position_, sizeof value);
-    position_ += sizeof value;
-    return value;
-  }
-
-  std::string_view text(std::string_view what) {
-    const auto length = read<uint64_t>(what);
-    need(length, what);
-    const auto* data = reinterpret_cast<const char*>(bytes_.data() + position_);
-    position_ += static_cast<size_t>(length);
-    return {data, static_cast<size_t>(length)};
-  }
-
-  /// A count of things that take at least `each` bytes of the file.
-  uint64_t count(uint64_t each, std::string_view what) {
-    const auto value = read<uint64_t>(what);
-    check_count(value, each, what);
-    return value;
-  }
-  void check_count(uint64_t value, uint64_t each, std::string_view what) const {
-    if (value > left() / each)
-      fail(
-          "{}: {}: {} entries do not fit into the {} bytes that are left; the file is truncated or "
-          "damaged, obtain it "
-          "again",
-          file_, what, value, left());
-  }
-
- private:
-  void need(uint64_t size, std::string_view what) const {
-    if (size > left())
-      fail(
-          "{}: {}: {} bytes are needed at byte {}, but {} are left; the file is truncated or "
-          "damaged, obtain it again",
-          file_, what, size, position_, left());
-  }
-
-  std::span<const std::byte> bytes_;
-  std::string file_;
-  size_t position_ = 0;
-};
-
-enum class ValueType : uint32_t {
-  u8,
-  i8,
-  u16,
-  i16,
-  u32,
-  i32,
-  f32,
-  boolean,
-  text,
-  array,
-  u64,
-  i64,
-  f64
-};
-
-/// Bytes that a value takes at least.
-uint64_t least_bytes(ValueType type) {
-  constexpr uint64_t bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8};
-  return bytes[static_cast<size_t>(type)];
-}
-
-ValueType read_value_type(Cursor& in, std::string_view what) {
-  const auto type = in.read<uint32_t>(what);
-  if (type > static_cast<uint32_t>(ValueType::f64))
-    fail("{}: {}: unknown value type {}; the file is damaged or newer than this program", in.file(),
-         what, type);
-  return static_cast<ValueType>(type);
-}
-
-int64_t read_integer(Cursor& in, ValueType type, std::string_view what) {
-  switch (type) {
-    case ValueType::u8:
-      return in.read<uint8_t>(what);
-    case ValueType::i8:
-      return in.read<int8_t>(what);
-    case ValueType::u16:
-      return in.read<uint16_t>(what);
-    case ValueType::i16:
-      return in.read<int16_t>(what);
-    case ValueType::u32:
-      return in.read<uint32_t>(what);
-    case ValueType::i32:
-      return in.read<int32_t>(what);
-    case ValueType::i64:
-      return in.read<int64_t>(what);
-    default:
-      break;
-  }
-  const auto value = in.read<uint64_t>(what);
-  if (value > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
-    fail("{}: {}: {} exceeds the largest integer that is accepted, 2^63 - 1", in.file(), what,
-         value);
-  return static_cast<int64_t>(value);
-}
-
-double read_real(Cursor& in, ValueType type, std::string_view what) {
-  return type == ValueType::f32 ? static_cast<double>(in.read<float>(what)) : in.read<double>(what);
-}
-
-bool read_boolean(Cursor& in, std::string_view what) {
-  const auto value = in.read<uint8_t>(what);
-  if (value > 1)
-    fail("{}: {}: a boolean is {}, expected 0 or 1; the file is damaged", in.file(), what, value);
-  return value == 1;
-}
-
-template <class T, class Read>
-GgufValue read_elements(uint64_t count, const Read& read) {
-  std::vector<T> values;
-  values.reserve(static_cast<size_t>(count));
-  for (uint64_t i = 0; i < count; ++i) values.push_back(T(read()));
-  return values;
-}
-
-GgufValue read_array(Cursor& in, std::string_view what) {
-  const auto type = read_value_type(in, what);
-  if (type == ValueType::array) fail("{}: {}: arrays of arrays are not accepted", in.file(), what);
-  const auto count = in.count(least_bytes(type), what);
-  switch (type) {
-    case ValueType::text:
-      return read_elements<std::string>(count, [&] { return in.text(what); });
-    case ValueType::boolean:
-      return read_elements<bool>(count, [&] { return read_boolean(in, what); });
-    case ValueType::f32:
-    case ValueType::f64:
-      return read_elements<double>(count, [&] { return read_real(in, type, what); });
-    default:
-      return read_elements<int64_t>(count, [&] { return read_integer(in, type, what); });
-  }
-}
-
-GgufValue read_value(Cursor& in, ValueType type, std::string_view what) {
-  switch (type) {
-    case ValueType::text:
-      return std::string(in.text(what));
-    case ValueType::boolean:
-      return read_boolean(in, what);
-    case ValueType::f32:
-    case ValueType::f64:
-      return read_real(in, type, what);
-    case ValueType::array:
-      return read_array(in, what);
-    default:
-      return read_integer(in, type, what);
-  }
-}
-
-/// A name that will be printed and compared.
-std::string read_name(Cursor& in, std::string_view what) {
-  const auto name = in.text(what);
-  if (name.empty() || !is_utf8(name))
-    fail("{}: {} {} is not a name in UTF-8; the file is damaged, obtain it again", in.file(), what,
-         printable(name));
-  return std::string(name);
-}
-
-void check_magic(Cursor& in) {
+void check_magic(GgufCursor& in) {
   char magic[4];
   for (char& c : magic) c = in.read<char>("the magic number");
   if (std::memcmp(magic, "GGUF", sizeof magic) != 0)
@@ -244,17 +70,17 @@ struct TensorInfo {
 };
 
 /// Type, shape and the bytes that they need, before the place in the file.
-TensorInfo read_tensor_info(Cursor& in) {
+TensorInfo read_tensor_info(GgufCursor& in) {
   TensorInfo info;
   StoredTensor& tensor = info.tensor;
-  tensor.name = read_name(in, "tensor name");
+  tensor.name = read_gguf_name(in, "tensor name");
   const auto name = printable(tensor.name), what = "tensor " + name;
   const auto rank = in.read<uint32_t>(what);
   if (rank > kMostDimensions)
     fail("{}: {} has {} dimensions, at most {} are accepted; the file is damaged", in.file(), what,
          rank, kMostDimensions);
   tensor.shape.resize(rank);
-  for (uint32_t i = rank; i-- > 0;) tensor.shape[i] = read_integer(in, ValueType::u64, what);
+  for (uint32_t i = rank; i-- > 0;) tensor.shape[i] = read_gguf_size(in, what);
   const auto id = in.read<uint32_t>(what);
   info.offset = in.read<uint64_t>(what);
 
@@ -325,15 +151,14 @@ Gguf Gguf::parse(std::span<const std::byte> bytes, const std::filesystem::path& 
   constexpr uint64_t kLeastTensorInfo = 8 + 1 + 4 + 4 + 8, kLeastPair = 8 + 1 + 4 + 1;
   Gguf gguf;
   gguf.path_ = path;
-  Cursor in(bytes, path.string());
+  GgufCursor in(bytes, path.string());
   check_magic(in);
   const auto tensors = in.count(kLeastTensorInfo, "the number of tensors");
   const auto pairs = in.count(kLeastPair, "the number of metadata keys");
   for (uint64_t i = 0; i < pairs; ++i) {
-    auto key = read_name(in, "metadata key");
+    auto key = read_gguf_name(in, "metadata key");
     const auto what = "metadata key " + printable(key);
-    const auto type = read_value_type(in, what);
-    auto value = read_value(in, type, what);
+    auto value = read_gguf_value(in, what);
     if (!gguf.metadata_.try_emplace(std::move(key), std::move(value)).second)
       fail("{}: {} occurs twice; the file is damaged, obtain it again", in.file(), what);
   }
