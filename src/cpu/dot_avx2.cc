@@ -1,0 +1,154 @@
+#include <algorithm>
+
+#include "cpu/matmul_kernels.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+// Products of bytes on 256 bits without byte dot products, exact: 8 outputs of up to 4 rows at a
+// time.
+//
+// w4: vpmaddubsw makes pairs <= 2 * 15 * 127, and eight of them fit 16 bits; vpmaddwd by ones ends
+// the group. w8: pairs of bytes may overflow 16 bits, so even and odd columns are widened and go
+// through vpmaddwd.
+
+namespace sala::cpu {
+namespace {
+
+constexpr int kRows = 4;
+constexpr int kQuads = kGroup / 4;
+
+/// How codes lie: decoded groups of 8-bit or of 4-bit codes, or the panels themselves.
+enum class Source : uint8_t { groups8, groups4, w8, w4 };
+
+constexpr bool narrow(Source source) { return source == Source::groups4 || source == Source::w4; }
+constexpr bool decoded(Source source) {
+  return source == Source::groups8 || source == Source::groups4;
+}
+
+/// Columns 4i to 4i + 3 of outputs 8v to 8v + 7.
+template <Source kSource>
+[[gnu::target("avx2")]] inline __m256i load_quad(const uint8_t* codes, int i, int v) {
+  const int row = kSource == Source::w4 ? i / 2 : i;
+  __m256i quad =
+      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + row * kPanel * 4 + v * 32));
+  if constexpr (kSource == Source::w4) {
+    if (i % 2 != 0) quad = _mm256_srli_epi16(quad, 4);
+    quad = _mm256_and_si256(quad, _mm256_set1_epi8(15));
+  }
+  return quad;
+}
+
+/// Entries 8v to 8v + 7 of the scales or minima of a group.
+template <Source kSource>
+[[gnu::target("avx2,f16c")]] inline __m256 load_scales(const std::byte* scales, int v) {
+  if constexpr (decoded(kSource))
+    return _mm256_loadu_ps(reinterpret_cast<const float*>(scales) + 8 * v);
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales) + v));
+}
+
+/// A group of activations of R rows, ready for its products: even and odd columns widened to 16
+/// bits, or bytes.
+template <int R>
+struct Activations {
+  __m256i even[kQuads][R];
+  __m256i odd[kQuads][R];
+};
+
+template <Source kSource, int R>
+[[gnu::target("avx2")]] inline void prepare(const int32_t* x, int rows, Activations<R>& out) {
+  for (int i = 0; i < kQuads; ++i)
+    for (int r = 0; r < R; ++r) {
+      const __m256i four = _mm256_set1_epi32(x[i * rows + r]);
+      out.even[i][r] = narrow(kSource) ? four : _mm256_srai_epi16(_mm256_slli_epi16(four, 8), 8);
+      if (!narrow(kSource)) out.odd[i][r] = _mm256_srai_epi16(four, 8);
+    }
+}
+
+/// dot[r] = exact sums of a group for outputs 8v to 8v + 7.
+template <Source kSource, int R>
+[[gnu::target("avx2")]] inline void group_dot(const uint8_t* codes, int v, const Activations<R>& x,
+                                              __m256i (&dot)[R]) {
+  for (int r = 0; r < R; ++r) dot[r] = _mm256_setzero_si256();
+  for (int i = 0; i < kQuads; ++i) {
+    const __m256i quad = load_quad<kSource>(codes, i, v);
+    if constexpr (narrow(kSource)) {
+      for (int r = 0; r < R; ++r)
+        dot[r] = _mm256_add_epi16(dot[r], _mm256_maddubs_epi16(quad, x.even[i][r]));
+    } else {
+      const __m256i even = _mm256_and_si256(quad, _mm256_set1_epi16(255));
+      const __m256i odd = _mm256_srli_epi16(quad, 8);
+      for (int r = 0; r < R; ++r) {
+        const __m256i pair = _mm256_add_epi32(_mm256_madd_epi16(even, x.even[i][r]),
+                                              _mm256_madd_epi16(odd, x.odd[i][r]));
+        dot[r] = _mm256_add_epi32(dot[r], pair);
+      }
+    }
+  }
+  if constexpr (narrow(kSource))
+    for (int r = 0; r < R; ++r) dot[r] = _mm256_madd_epi16(dot[r], _mm256_set1_epi16(1));
+}
+
+/// R rows, one panel.
+template <Source kSource, int R>
+[[gnu::target("avx2,fma,f16c")]] void int8_panel(const Tile& tile, const std::byte* w, float* c) {
+  constexpr int kScale = decoded(kSource) ? 4 : 2;
+  constexpr int kGroupBytes =
+      2 * kScale * kPanel + kPanel * kGroup / (kSource == Source::w4 ? 2 : 1);
+  const auto* x = static_cast<const int32_t*>(tile.x);
+  const float* scales = tile.scales;
+  Activations<R> ready;
+  for (int64_t g = 0; g < tile.count / kGroup; ++g) {
+    prepare<kSource>(x, tile.rows, ready);
+    const auto* codes = reinterpret_cast<const uint8_t*>(w + 2 * kScale * kPanel);
+    for (int v = 0; v < kPanel / 8; ++v) {
+      __m256i dot[R];
+      group_dot<kSource>(codes, v, ready, dot);
+      const __m256 scale = load_scales<kSource>(w, v);
+      const __m256 min = load_scales<kSource>(w + kScale * kPanel, v);
+      for (int r = 0; r < R; ++r) {
+        float* place = c + r * tile.c_stride + 8 * v;
+        __m256 sum = tile.fresh && g == 0 ? _mm256_setzero_ps() : _mm256_loadu_ps(place);
+        const __m256 both = _mm256_mul_ps(_mm256_set1_ps(scales[2 * r]), scale);
+        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r]), both, sum);
+        sum = _mm256_fmadd_ps(_mm256_set1_ps(scales[2 * r + 1]), min, sum);
+        _mm256_storeu_ps(place, sum);
+      }
+    }
+    x += kQuads * tile.rows;
+    scales += 2 * tile.rows;
+    w += kGroupBytes;
+  }
+}
+
+template <Source kSource>
+void int8_tile(const Tile& tile) {
+  for (int p = 0; p < tile.panels; ++p) {
+    const std::byte* w = tile.w + p * tile.panel_stride;
+    float* c = tile.c + p * kPanel;
+    switch (tile.rows) {
+      case 1:
+        int8_panel<kSource, 1>(tile, w, c);
+        break;
+      case 2:
+        int8_panel<kSource, 2>(tile, w, c);
+        break;
+      case 3:
+        int8_panel<kSource, 3>(tile, w, c);
+        break;
+      default:
+        int8_panel<kSource, 4>(tile, w, c);
+    }
+  }
+}
+
+}  // namespace
+
+Kernels avx2_int8_kernels(WeightType type) {
+  if (type == WeightType::w8)
+    return {.rows = kRows, .block = int8_tile<Source::groups8>, .stream = int8_tile<Source::w8>};
+  return {.rows = kRows, .block = int8_tile<Source::groups4>, .stream = int8_tile<Source::w4>};
+}
+
+}  // namespace sala::cpu
+#endif

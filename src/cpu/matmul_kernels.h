@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ops/weight.h"
+
+/// The kernels that matmul.cc chooses among. docs/kernels.md tells how they came about.
+namespace sala::cpu {
+
+/// One tile of work: c [rows, panels * kPanel] (+)= x [rows, count] W^T for `count` columns of some
+/// panels.
+///
+/// x lies packed in units of 4 bytes that hold consecutive columns of one row: an f32, a pair of
+/// bf16, or four int8 codes. Unit u of row r is at [u * rows + r], so that a kernel reads x as one
+/// stream.
+struct Tile {
+  int rows = 0;    ///< at most the kernel's own number
+  int panels = 1;  ///< panels side by side, at most kWide / rows of them; 1 in block kernels
+  const void* x = nullptr;
+  const float* scales =
+      nullptr;  ///< int8: [count / kGroup][rows] of { scale, scale * sum of the codes }
+  const std::byte* w = nullptr;  ///< first column wanted of the first panel
+  int64_t panel_stride = 0;      ///< bytes from a panel to the next
+  int64_t count = 0;             ///< columns
+  float* c = nullptr;
+  int64_t c_stride = 0;  ///< floats from a row of c to the next
+  bool fresh = true;     ///< c begins at zero instead of what it holds
+};
+using TileKernel = void (*)(const Tile& tile);
+
+/// Rows of a tile that streams a weight in its own type, decoded in registers.
+inline constexpr int kStreamRows = 4;
+
+/// A group of a decoded w8 or w4 panel: what the block kernels of int8 read.
+struct CodeGroup {
+  float scale[kPanel];
+  float min[kPanel];
+  uint8_t codes[kGroup / 4][kPanel][4];
+};
+
+/// Kernels of one kind of product. All of a kind give the same bits on one machine.
+struct Kernels {
+  int rows = 0;  ///< rows of a tile of `block`
+  TileKernel block =
+      nullptr;  ///< w is f32 [count][kPanel], bf16 pairs, or CodeGroup [count / kGroup]
+  TileKernel stream =
+      nullptr;  ///< w is the panel itself, at most kStreamRows rows; null: none for this type
+};
+
+// f32 products: fma chains over k ascending. Every ISA (matmul_panel.cc).
+Kernels f32_kernels(WeightType type);
+/// Columns [first, first + count) of a panel as f32 [count][kPanel]; first is a multiple of kGroup.
+void decode_panel(WeightType type, const std::byte* panel, int64_t first, int64_t count,
+                  float* out);
+
+// Products of bytes: exact sums inside a group; then c = fma(sum, xscale * wscale, c), c =
+// fma(xsum, wmin, c).
+Kernels int8_kernels(WeightType type);
+/// Groups [first, first + count) of a w8 or w4 panel.
+void decode_codes(WeightType type, const std::byte* panel, int64_t first, int64_t count,
+                  CodeGroup* out);
+
+/// Rounds `count` activations to int8 codes with a scale per kGroup: scales[g] = { scale, scale *
+/// sum of codes }. `codes` has room for count rounded up to kGroup, whose end is filled with 0.
+void quantise_row(const float* x, int64_t count, int8_t* codes, float* scales);
+
+/// y[0..count) = silu(gate) * up; count <= kPanel; gate and up have kPanel entries.
+void swiglu(const float* gate, const float* up, int64_t count, float* y);
+
+#if defined(__x86_64__)
+// vpdpbusd on 512 bits; vpdpbf16ps on 512 bits (dot_avx512.cc).
+Kernels vnni_kernels(WeightType type);
+Kernels bf16_kernels();
+// Exact 16-bit products on 256 bits (dot_avx2.cc).
+Kernels avx2_int8_kernels(WeightType type);
+#endif
+
+}  // namespace sala::cpu

@@ -1,0 +1,388 @@
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/matmul_panel.cc"
+#include <hwy/foreach_target.h>
+// Highway includes this file once per target, so its header comes second.
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/matmul_kernels.h"
+#include "cpu/simd-inl.h"
+
+// Portable kernels of matmul: f32 products, decoding of every weight type, quantisation of
+// activations, swiglu, and int8 products for machines without byte dot products.
+//
+// A tile keeps rows x 32 outputs in registers and walks k: per column one or two loads of weights
+// and one broadcast a row. 24 accumulators of 16 lanes on AVX-512 (12 rows), 12 of 8 on AVX2 (3
+// rows).
+
+HWY_BEFORE_NAMESPACE();
+namespace sala::cpu::HWY_NAMESPACE {
+namespace {
+
+constexpr int kLanes = HWY_MIN(static_cast<int>(HWY_LANES(float)), 16);
+constexpr int kVectors = kPanel / kLanes;  // vectors in a row of a panel
+constexpr int kRows = kLanes == 16 ? 12 : kLanes == 8 ? 3 : 2;
+
+using V = hn::Vec<Floats>;
+using Words = hn::RebindToUnsigned<Floats>;
+using Integers = hn::RebindToSigned<Floats>;
+
+// How one step over a panel's columns reads its weights: kColumns columns at a time, `raw` once,
+// `get` for each.
+struct F32Columns {
+  static constexpr int kColumns = 1;
+  static constexpr int64_t kStep = kPanel * 4;
+  using Raw = V;
+  static HWY_INLINE Raw raw(const std::byte* w, int v) {
+    return hn::LoadU(Floats(), reinterpret_cast<const float*>(w) + v * kLanes);
+  }
+  template <int kColumn>
+  static HWY_INLINE V get(Raw raw) {
+    return raw;
+  }
+};
+
+struct F16Columns {
+  static constexpr int kColumns = 1;
+  static constexpr int64_t kStep = kPanel * 2;
+  using Raw = V;
+  static HWY_INLINE Raw raw(const std::byte* w, int v) {
+    const hn::Rebind<hwy::float16_t, Floats> halves;
+    return hn::PromoteTo(
+        Floats(), hn::LoadU(halves, reinterpret_cast<const hwy::float16_t*>(w) + v * kLanes));
+  }
+  template <int kColumn>
+  static HWY_INLINE V get(Raw raw) {
+    return raw;
+  }
+};
+
+struct Bf16Columns {
+  static constexpr int kColumns = 2;
+  static constexpr int64_t kStep = kPanel * 4;
+  using Raw = hn::Vec<Words>;
+  static HWY_INLINE Raw raw(const std::byte* w, int v) {
+    return hn::LoadU(Words(), reinterpret_cast<const uint32_t*>(w) + v * kLanes);
+  }
+  template <int kColumn>
+  static HWY_INLINE V get(Raw raw) {
+    if constexpr (kColumn == 0) return hn::BitCast(Floats(), hn::ShiftLeft<16>(raw));
+    return hn::BitCast(Floats(), hn::And(raw, hn::Set(Words(), 0xFFFF0000)));
+  }
+};
+
+/// acc += x (one column, R rows) times the weights of that column.
+template <int kColumn, class Columns, int R, int P>
+HWY_INLINE void add_column(const float* x, const typename Columns::Raw (&raw)[P * kVectors],
+                           V (&acc)[R][P * kVectors]) {
+  V w[P * kVectors];
+  for (int v = 0; v < P * kVectors; ++v) w[v] = Columns::template get<kColumn>(raw[v]);
+  for (int r = 0; r < R; ++r) {
+    const V value = hn::Set(Floats(), x[r]);
+    for (int v = 0; v < P * kVectors; ++v) acc[r][v] = hn::MulAdd(value, w[v], acc[r][v]);
+  }
+}
+
+template <class Columns, int R, int P>
+void f32_tile(const Tile& tile) {
+  const Floats d;
+  V acc[R][P * kVectors];
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < P * kVectors; ++v)
+      acc[r][v] = tile.fresh ? hn::Zero(d) : hn::LoadU(d, tile.c + r * tile.c_stride + v * kLanes);
+  const auto* x = static_cast<const float*>(tile.x);
+  const std::byte* w = tile.w;
+  int64_t left = tile.count;
+  typename Columns::Raw raw[P * kVectors];
+  for (; left >= Columns::kColumns; left -= Columns::kColumns) {
+    for (int p = 0; p < P; ++p)
+      for (int v = 0; v < kVectors; ++v)
+        raw[p * kVectors + v] = Columns::raw(w + p * tile.panel_stride, v);
+    add_column<0, Columns, R, P>(x, raw, acc);
+    if constexpr (Columns::kColumns == 2) add_column<1, Columns, R, P>(x + R, raw, acc);
+    x += Columns::kColumns * R;
+    w += Columns::kStep;
+  }
+  if (left > 0) {
+    for (int p = 0; p < P; ++p)
+      for (int v = 0; v < kVectors; ++v)
+        raw[p * kVectors + v] = Columns::raw(w + p * tile.panel_stride, v);
+    add_column<0, Columns, R, P>(x, raw, acc);
+  }
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < P * kVectors; ++v)
+      hn::StoreU(acc[r][v], d, tile.c + r * tile.c_stride + v * kLanes);
+}
+
+template <int R>
+void f32_rows(const Tile& tile) {
+  if constexpr (R == 1) {
+    return f32_tile<F32Columns, 1, 1>(tile);
+  } else {
+    return tile.rows == R ? f32_tile<F32Columns, R, 1>(tile) : f32_rows<R - 1>(tile);
+  }
+}
+
+void f32_block(const Tile& tile) { f32_rows<kRows>(tile); }
+
+/// Panels side by side until eight chains hide the latency of an fma.
+template <class Columns, int R>
+void stream_rows(const Tile& tile) {
+  constexpr int kWide = std::max(1, 8 / (R * kVectors));
+  Tile part = tile;
+  while (part.panels > 0) {
+    const bool wide = kWide > 1 && part.panels >= kWide;
+    wide ? f32_tile<Columns, R, kWide>(part) : f32_tile<Columns, R, 1>(part);
+    const int done = wide ? kWide : 1;
+    part.panels -= done;
+    part.w += done * part.panel_stride;
+    part.c += done * kPanel;
+  }
+}
+
+template <class Columns>
+void stream(const Tile& tile) {
+  switch (tile.rows) {
+    case 1:
+      return stream_rows<Columns, 1>(tile);
+    case 2:
+      return stream_rows<Columns, 2>(tile);
+    case 3:
+      return stream_rows<Columns, 3>(tile);
+    default:
+      return stream_rows<Columns, 4>(tile);
+  }
+}
+
+void f32_stream(const Tile& tile) { stream<F32Columns>(tile); }
+void f16_stream(const Tile& tile) { stream<F16Columns>(tile); }
+void bf16_stream(const Tile& tile) { stream<Bf16Columns>(tile); }
+
+template <class Columns>
+void decode_columns(const std::byte* w, int64_t count, float* out) {
+  const Floats d;
+  for (int64_t k = 0; k < count; k += Columns::kColumns, w += Columns::kStep)
+    for (int v = 0; v < kVectors; ++v) {
+      const auto raw = Columns::raw(w, v);
+      hn::StoreU(Columns::template get<0>(raw), d, out + k * kPanel + v * kLanes);
+      if constexpr (Columns::kColumns == 2)
+        if (k + 1 < count)
+          hn::StoreU(Columns::template get<1>(raw), d, out + (k + 1) * kPanel + v * kLanes);
+    }
+}
+
+/// out[j * kPanel] = scale * byte j of each word + min, for the bytes under `mask`.
+HWY_INLINE void decode_word(hn::Vec<Words> word, uint32_t mask, V scale, V min, float* out) {
+  const Floats d;
+  const auto low = hn::Set(Words(), mask);
+  const hn::Vec<Words> codes[4] = {hn::And(word, low), hn::And(hn::ShiftRight<8>(word), low),
+                                   hn::And(hn::ShiftRight<16>(word), low),
+                                   hn::And(hn::ShiftRight<24>(word), low)};
+  for (int j = 0; j < 4; ++j) {
+    const V code = hn::ConvertTo(d, hn::BitCast(Integers(), codes[j]));
+    hn::StoreU(hn::MulAdd(scale, code, min), d, out + j * kPanel);
+  }
+}
+
+template <bool kNibbles>
+void decode_groups(const std::byte* w, int64_t groups, float* out) {
+  constexpr int kWords = kNibbles ? kGroup / 8 : kGroup / 4;
+  for (int64_t g = 0; g < groups; ++g, out += kGroup * kPanel) {
+    const auto* codes = reinterpret_cast<const uint32_t*>(w + kPanel * 4);
+    for (int v = 0; v < kVectors; ++v) {
+      const V scale = F16Columns::raw(w, v);
+      const V min = F16Columns::raw(w + kPanel * 2, v);
+      for (int i = 0; i < kWords; ++i) {
+        const auto word = hn::LoadU(Words(), codes + i * kPanel + v * kLanes);
+        float* to = out + i * (kNibbles ? 8 : 4) * kPanel + v * kLanes;
+        decode_word(word, kNibbles ? 15 : 255, scale, min, to);
+        if constexpr (kNibbles)
+          decode_word(hn::ShiftRight<4>(word), 15, scale, min, to + 4 * kPanel);
+      }
+    }
+    w += kPanel * 4 + kWords * kPanel * 4;
+  }
+}
+
+void decode_f32(WeightType type, const std::byte* w, int64_t count, float* out) {
+  switch (type) {
+    case WeightType::f32:
+      return decode_columns<F32Columns>(w, count, out);
+    case WeightType::f16:
+      return decode_columns<F16Columns>(w, count, out);
+    case WeightType::bf16:
+      return decode_columns<Bf16Columns>(w, count, out);
+    case WeightType::w8:
+      return decode_groups<false>(w, count / kGroup, out);
+    case WeightType::w4:
+      return decode_groups<true>(w, count / kGroup, out);
+  }
+}
+
+void decode_to_codes(WeightType type, const std::byte* w, int64_t groups, CodeGroup* out) {
+  const Floats d;
+  const auto low = hn::Set(Words(), 0x0F0F0F0F);
+  constexpr int kCodes = kGroup * kPanel;
+  for (int64_t g = 0; g < groups; ++g, ++out) {
+    for (int v = 0; v < kVectors; ++v) {
+      hn::StoreU(F16Columns::raw(w, v), d, out->scale + v * kLanes);
+      hn::StoreU(F16Columns::raw(w + kPanel * 2, v), d, out->min + v * kLanes);
+    }
+    w += kPanel * 4;
+    if (type == WeightType::w8) {
+      std::memcpy(out->codes, w, kCodes);
+      w += kCodes;
+      continue;
+    }
+    auto* to = reinterpret_cast<uint32_t*>(out->codes);
+    const auto* from = reinterpret_cast<const uint32_t*>(w);
+    for (int i = 0; i < kGroup / 8; ++i)
+      for (int v = 0; v < kVectors; ++v) {
+        const auto word = hn::LoadU(Words(), from + i * kPanel + v * kLanes);
+        uint32_t* place = to + 2 * i * kPanel + v * kLanes;
+        hn::StoreU(hn::And(word, low), Words(), place);
+        hn::StoreU(hn::And(hn::ShiftRight<4>(word), low), Words(), place + kPanel);
+      }
+    w += kCodes / 2;
+  }
+}
+
+/// One row, sums of integers held exactly in f32: |sum| <= 32 * 255 * 127 < 2^24.
+void int8_row(const CodeGroup* w, const uint32_t* x, int rows, const float* scales, int64_t groups,
+              float* c) {
+  const Floats d;
+  const auto low = hn::Set(Words(), 255);
+  for (int64_t g = 0; g < groups; ++g, ++w, scales += 2 * rows) {
+    V sum[kVectors];
+    for (int v = 0; v < kVectors; ++v) sum[v] = hn::Zero(d);
+    for (int i = 0; i < kGroup / 4; ++i, x += rows) {
+      const uint32_t four = *x;
+      for (int v = 0; v < kVectors; ++v) {
+        auto word = hn::LoadU(Words(), reinterpret_cast<const uint32_t*>(w->codes[i]) + v * kLanes);
+        for (int j = 0; j < 4; ++j, word = hn::ShiftRight<8>(word)) {
+          const auto code = static_cast<float>(static_cast<int8_t>(four >> (8 * j)));
+          const V weight = hn::ConvertTo(d, hn::BitCast(Integers(), hn::And(word, low)));
+          sum[v] = hn::MulAdd(hn::Set(d, code), weight, sum[v]);
+        }
+      }
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      const V scale = hn::Mul(hn::Set(d, scales[0]), hn::LoadU(d, w->scale + v * kLanes));
+      V y = hn::MulAdd(sum[v], scale, hn::LoadU(d, c + v * kLanes));
+      y = hn::MulAdd(hn::Set(d, scales[1]), hn::LoadU(d, w->min + v * kLanes), y);
+      hn::StoreU(y, d, c + v * kLanes);
+    }
+  }
+}
+
+void int8_block(const Tile& tile) {
+  const auto* x = static_cast<const uint32_t*>(tile.x);
+  for (int r = 0; r < tile.rows; ++r) {
+    float* c = tile.c + r * tile.c_stride;
+    if (tile.fresh) std::fill_n(c, kPanel, 0.0f);
+    int8_row(reinterpret_cast<const CodeGroup*>(tile.w), x + r, tile.rows, tile.scales + 2 * r,
+             tile.count / kGroup, c);
+  }
+}
+
+/// scale = max|x| / 127, found among the bits of |x| so that a NaN is the largest and stays.
+void quantise_group(const float* x, int8_t* codes, float* scales) {
+  const Floats d;
+  const Integers integers;
+  const hn::Rebind<int8_t, Floats> bytes;
+  auto largest = hn::Zero(integers);
+  for (int v = 0; v < kVectors; ++v)
+    largest = hn::Max(largest, hn::BitCast(integers, hn::Abs(hn::LoadU(d, x + v * kLanes))));
+  const float most = hn::GetLane(hn::BitCast(d, hn::MaxOfLanes(integers, largest)));
+  const float scale = most / 127;
+  auto sum = hn::Zero(integers);
+  for (int v = 0; v < kVectors; ++v) {
+    V code = hn::Zero(d);
+    if (!(scale == 0)) {
+      code = hn::Div(hn::LoadU(d, x + v * kLanes), hn::Set(d, scale));
+      code = hn::Min(hn::Max(code, hn::Set(d, -127.0f)), hn::Set(d, 127.0f));
+    }
+    const auto whole = hn::NearestInt(code);
+    sum = hn::Add(sum, whole);
+    hn::StoreU(hn::DemoteTo(bytes, whole), bytes, codes + v * kLanes);
+  }
+  const int32_t total = hn::GetLane(hn::SumOfLanes(integers, sum));
+  scales[0] = scale;
+  scales[1] = scale * static_cast<float>(total);
+}
+
+void quantise(const float* x, int64_t count, int8_t* codes, float* scales) {
+  int64_t k = 0;
+  for (; k + kGroup <= count; k += kGroup, scales += 2) quantise_group(x + k, codes + k, scales);
+  if (k == count) return;
+  float last[kGroup] = {};
+  std::copy(x + k, x + count, last);
+  quantise_group(last, codes + k, scales);
+}
+
+void swiglu_panel(const float* gate, const float* up, int64_t count, float* y) {
+  const Floats d;
+  float out[kPanel];
+  for (int v = 0; v < kVectors; ++v) {
+    const V g = hn::LoadU(d, gate + v * kLanes);
+    const V silu = hn::Mul(g, sigmoid(d, g));
+    hn::StoreU(hn::Mul(silu, hn::LoadU(d, up + v * kLanes)), d, out + v * kLanes);
+  }
+  std::copy_n(out, count, y);
+}
+
+Kernels f32_table(WeightType type) {
+  switch (type) {
+    case WeightType::f32:
+      return {kRows, f32_block, f32_stream};
+    case WeightType::f16:
+      return {kRows, f32_block, f16_stream};
+    case WeightType::bf16:
+      return {kRows, f32_block, bf16_stream};
+    default:
+      return {kRows, f32_block, nullptr};
+  }
+}
+
+Kernels int8_table(WeightType) { return {kRows, int8_block, nullptr}; }
+
+}  // namespace
+}  // namespace sala::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace sala::cpu {
+
+HWY_EXPORT(f32_table);
+HWY_EXPORT(int8_table);
+HWY_EXPORT(decode_f32);
+HWY_EXPORT(decode_to_codes);
+HWY_EXPORT(quantise);
+HWY_EXPORT(swiglu_panel);
+
+Kernels f32_kernels(WeightType type) { return HWY_DYNAMIC_DISPATCH(f32_table)(type); }
+Kernels int8_kernels(WeightType type) { return HWY_DYNAMIC_DISPATCH(int8_table)(type); }
+
+void decode_panel(WeightType type, const std::byte* panel, int64_t first, int64_t count,
+                  float* out) {
+  HWY_DYNAMIC_DISPATCH(decode_f32)(type, panel + panel_bytes(type, first), count, out);
+}
+
+void decode_codes(WeightType type, const std::byte* panel, int64_t first, int64_t count,
+                  CodeGroup* out) {
+  HWY_DYNAMIC_DISPATCH(decode_to_codes)(type, panel + panel_bytes(type, first * kGroup), count,
+                                        out);
+}
+
+void quantise_row(const float* x, int64_t count, int8_t* codes, float* scales) {
+  HWY_DYNAMIC_DISPATCH(quantise)(x, count, codes, scales);
+}
+
+void swiglu(const float* gate, const float* up, int64_t count, float* y) {
+  HWY_DYNAMIC_DISPATCH(swiglu_panel)(gate, up, count, y);
+}
+
+}  // namespace sala::cpu
+#endif
