@@ -58,7 +58,7 @@ template <class D>
 HWY_INLINE hn::Vec<D> exp(D d, hn::Vec<D> x) {
   using V = hn::Vec<D>;
   const hn::RebindToSigned<D> integers;
-  const V bounded = hn::Min(hn::Set(d, 90.0f), x);  // in this order NaN passes
+  const V bounded = hn::Min(hn::Set(d, 89.0f), x);  // in this order NaN passes
   const V n = hn::Round(hn::Mul(bounded, hn::Set(d, 1.44269504088896341f)));
   V r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), bounded);
   r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
