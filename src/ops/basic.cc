@@ -36,13 +36,13 @@ void matmul(Device& device, In x, const Weight& w, Epilogue epilogue, Compute co
   device.ops.matmul(device, x, w, epilogue, compute, y);
 }
 
-void rope_table(Device& device, In positions, In inverse_frequency, float scale, Out cos, Out sin) {
+void rope_table(Device& device, In positions, In inverse_frequency, RopeFactor factor, Out cos, Out sin) {
   Dim T("T");
   Dim half("half");
   Shapes("rope_table")("positions", positions, {T}, DType::i32)(
       "inverse_frequency", inverse_frequency, {half})("cos", cos, {T, half})("sin", sin, {T, half});
   SALA_CHECK(device.ops.rope_table != nullptr, "{} has no rope_table", device.name());
-  device.ops.rope_table(device, positions, inverse_frequency, scale, cos, sin);
+  device.ops.rope_table(device, positions, inverse_frequency, factor, cos, sin);
 }
 
 void qk_norm_rope(Device& device, Out x, int heads, In w, float eps, In cos, In sin) {

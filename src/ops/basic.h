@@ -12,33 +12,46 @@ class Device;
 void embed(Device& device, In ids, const Weight& table, float scale, Out h);
 
 /// h [T, D] += scale * a [T, D] (nothing is added when a is empty), then
-/// x [T, D] = h / sqrt(mean(h^2) + eps) * w [D]   (RMSNorm, Zhang and Sennrich 2019). x may be h itself when a is empty.
+/// x [T, D] = h / sqrt(mean(h^2) + eps) * w [D]   (RMSNorm, Zhang and Sennrich 2019). x may be h
+/// itself when a is empty.
 void residual_norm(Device& device, Out h, In a, float scale, In w, float eps, Out x);
 
 /// The type in which activations enter a matmul.
 ///   f32    as they are
-///   bf16   rounded to bf16 (nearest even); products of bf16 pairs where the CPU has them and the weight is bf16
-///   int8   codes of 8 bits with one scale per row and group of kGroup columns: scale = max|x| / 127, x ~ scale * code
+///   bf16   rounded to bf16 (nearest even); products of bf16 pairs where the CPU has them and the
+///   weight is bf16 int8   codes of 8 bits with one scale per row and group of kGroup columns:
+///   scale = max|x| / 127, x ~ scale * code
 /// Sums are f32 in all of them.
 enum class Compute : uint8_t { f32, bf16, int8 };
 
 enum class Epilogue : uint8_t {
   none,    ///< y [T, N] = x W^T
-  swiglu,  ///< y [T, N] = silu(x W0^T) * (x W1^T) with the two parts of a paired weight (Shazeer 2020)
+  swiglu,  ///< y [T, N] = silu(x W0^T) * (x W1^T) with the two parts of a paired weight (Shazeer
+           ///< 2020)
 };
 
-/// y = epilogue(x [T, K] W^T). A row of y depends on that row of x alone, bit for bit: each output is one chain of fused
-/// multiply-adds over k ascending (f32, bf16), or the groups' exact integer sums scaled and added in order (int8 with w8
-/// or w4), whatever T and the number of threads.
+/// y = epilogue(x [T, K] W^T). A row of y depends on that row of x alone, bit for bit: each output
+/// is one chain of fused multiply-adds over k ascending (f32, bf16), or the groups' exact integer
+/// sums scaled and added in order (int8 with w8 or w4), whatever T and the number of threads.
 void matmul(Device& device, In x, const Weight& w, Epilogue epilogue, Compute compute, Out y);
 
-/// cos and sin [T, half] of fl32(position) * inverse_frequency[i], the product formed in f32 (spec of the released
-/// models), each multiplied by `scale`; inverse_frequency [half].
-void rope_table(Device& device, In positions, In inverse_frequency, float scale, Out cos, Out sin);
+/// What every entry of a RoPE table is multiplied by, so that the vectors it turns are scaled too.
+struct RopeFactor {
+  float scale = 1.0f;
+  float log_base = 0.0f;  ///< a > 1: also by ln(position + a) / ln(a) (HypeNet's scaling of
+                          ///< attention logits); 0: not
+};
 
-/// For each token and each of `heads` heads of x [T, heads * d], in place: RMSNorm over the head with weight w [d] (when
-/// given), then rotate-half RoPE (Su et al. 2021) of all d = 2 * half dimensions with cos, sin [T, half] (when given):
-/// y_i = x_i cos_i - x_{i+half} sin_i, y_{i+half} = x_{i+half} cos_i + x_i sin_i.
+/// cos and sin [T, half] of fl32(position) * inverse_frequency[i], the product formed in f32 (spec
+/// of the released models), each multiplied by the factor; inverse_frequency [half]. Frequencies of
+/// 0 turn nothing.
+void rope_table(Device& device, In positions, In inverse_frequency, RopeFactor factor, Out cos,
+                Out sin);
+
+/// For each token and each of `heads` heads of x [T, heads * d], in place: RMSNorm over the head
+/// with weight w [d] (when given), then rotate-half RoPE (Su et al. 2021) of all d = 2 * half
+/// dimensions with cos, sin [T, half] (when given): y_i = x_i cos_i - x_{i+half} sin_i, y_{i+half}
+/// = x_{i+half} cos_i + x_i sin_i.
 void qk_norm_rope(Device& device, Out x, int heads, In w, float eps, In cos, In sin);
 
 }  // namespace sala

@@ -36,6 +36,7 @@ void lightning(Device& device, const Sequences& sequences, In q, In k, In v,
   shapes("q", q, {T, width})("k", k, {T, kv_width})("v", v, {T, kv_width})("o", o, {T, width})
       .optional("norm", form.norm, {width})
       .optional("gate", gate, {T, width});
+  SALA_CHECK(o.data != q.data, "lightning: o is q");
   SALA_CHECK(device.ops.lightning != nullptr, "{} has no lightning", device.name());
   device.ops.lightning(device, sequences, q, k, v, memory, form, gate, o);
 }

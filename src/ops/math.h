@@ -15,7 +15,9 @@
 namespace sala {
 
 /// bf16 bits <-> f32. To bf16 rounds to nearest even; NaN stays NaN.
-SALA_HD inline float bf16_to_f32(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+SALA_HD inline float bf16_to_f32(uint16_t bits) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
 SALA_HD inline uint16_t f32_to_bf16(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
   if ((bits & 0x7FFFFFFF) > 0x7F800000) return static_cast<uint16_t>((bits >> 16) | 0x40);
@@ -50,10 +52,17 @@ SALA_HD inline uint16_t f32_to_f16(float x) {
   return static_cast<uint16_t>(sign | ((rounded - 0x38000000) >> 13));
 }
 
-/// RoPE's inverse frequency of pair i of a head of size d, with the two f32 roundings of the released models.
+/// RoPE's inverse frequency of pair i of a head of size d, with the two f32 roundings of the
+/// released models.
 inline float rope_inverse_frequency(double theta, int i, int d) {
   const float exponent = static_cast<float>(2 * i) / static_cast<float>(d);
   return 1.0f / static_cast<float>(std::pow(theta, static_cast<double>(exponent)));
+}
+
+/// What a token's RoPE table is multiplied by: scale, times ln(p + a) / ln(a) where a > 0.
+inline float rope_factor(float scale, float a, float position) {
+  if (a <= 0.0f) return scale;
+  return scale * static_cast<float>(std::log(double{position} + a) / std::log(double{a}));
 }
 
 }  // namespace sala

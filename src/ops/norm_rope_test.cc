@@ -68,7 +68,7 @@ TEST_P(NormRope, RopeTableIsExactAtLargePositions) {
     const Tensor positions = integers({0, 1, 63, 4097, 524287, 1048575, 16777217}, {7});
     const Tensor cos(DType::f32, {7, half});
     const Tensor sin(DType::f32, {7, half});
-    rope_table(device(), positions, inverse, 1.5f, cos, sin);
+    rope_table(device(), positions, inverse, {.scale = 1.5f}, cos, sin);
     for (int64_t t = 0; t < 7; ++t)
       for (int64_t i = 0; i < half; ++i) {
         const float angle =
@@ -76,6 +76,22 @@ TEST_P(NormRope, RopeTableIsExactAtLargePositions) {
         EXPECT_NEAR(cos.view().row<float>(t)[i], 1.5 * std::cos(static_cast<double>(angle)), 3e-7);
         EXPECT_NEAR(sin.view().row<float>(t)[i], 1.5 * std::sin(static_cast<double>(angle)), 3e-7);
       }
+  }
+}
+
+// HypeNet's attention does not turn q but multiplies it by ln(p + a) / ln(a): a table of zero frequencies.
+TEST_P(NormRope, RopeTableWithALogFactorScales) {
+  const Tensor inverse(DType::f32, {4});
+  const Tensor positions = integers({0, 1, 5000, 1048575}, {4});
+  const Tensor cos(DType::f32, {4, 4});
+  const Tensor sin(DType::f32, {4, 4});
+  rope_table(device(), positions, inverse, {.scale = 2.0f, .log_base = 500.0f}, cos, sin);
+  for (int64_t t = 0; t < 4; ++t) {
+    const double p = positions.view().as<int32_t>()[t];
+    for (int64_t i = 0; i < 4; ++i) {
+      EXPECT_NEAR(cos.view().row<float>(t)[i], 2.0 * std::log(p + 500.0) / std::log(500.0), 1e-6);
+      EXPECT_EQ(sin.view().row<float>(t)[i], 0.0f);
+    }
   }
 }
 
@@ -117,7 +133,7 @@ TEST_P(NormRope, RotationKeepsRelativePositions) {
   const Tensor positions = integers({3, 10, 503, 510}, {4});
   const Tensor cos(DType::f32, {4, 16});
   const Tensor sin(DType::f32, {4, 16});
-  rope_table(device(), positions, inverse, 1, cos, sin);
+  rope_table(device(), positions, inverse, {}, cos, sin);
   Tensor x = random.tensor({4, 32});
   for (const int64_t t : {0, 1})
     std::copy_n(x.view().row<float>(t), 32, x.view().row<float>(t + 2));
@@ -154,7 +170,7 @@ TEST_P(NormRopeRows, DependOnThemselvesAlone) {
     const Tensor cos(DType::f32, {count, 20});
     const Tensor sin(DType::f32, {count, 20});
     residual_norm(device, h.view, rows(a.view(), first, count), 0.3f, w, 1e-6f, x.view);
-    rope_table(device, rows(at.view(), first, count), inverse, 1, cos, sin);
+    rope_table(device, rows(at.view(), first, count), inverse, {}, cos, sin);
     qk_norm_rope(device, x.view, 6, head_w, 1e-6f, cos, sin);
     return x;
   };

@@ -11,7 +11,7 @@ namespace sala::reference {
 void embed(Device&, In ids, const Weight& table, float scale, Out h);
 void residual_norm(Device&, Out h, In a, float scale, In w, float eps, Out x);
 void matmul(Device&, In x, const Weight& w, Epilogue epilogue, Compute compute, Out y);
-void rope_table(Device&, In positions, In inverse_frequency, float scale, Out cos, Out sin);
+void rope_table(Device&, In positions, In inverse_frequency, RopeFactor factor, Out cos, Out sin);
 void qk_norm_rope(Device&, Out x, int heads, In w, float eps, In cos, In sin);
 void kv_append(Device&, const Sequences& sequences, In k, In v, const KvPages& pages);
 void compress_keys(Device&, const Sequences& sequences, const KvPages& pages, const CompressedKeys& keys);

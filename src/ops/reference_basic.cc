@@ -81,14 +81,16 @@ void matmul(Device&, In x, const Weight& w, Epilogue epilogue, Compute compute, 
   }
 }
 
-void rope_table(Device&, In positions, In inverse_frequency, float scale, Out cos, Out sin) {
-  for (int64_t t = 0; t < cos.dim[0]; ++t)
+void rope_table(Device&, In positions, In inverse_frequency, RopeFactor factor, Out cos, Out sin) {
+  for (int64_t t = 0; t < cos.dim[0]; ++t) {
+    const auto position = static_cast<float>(positions.as<int32_t>()[t]);
+    const float scale = rope_factor(factor.scale, factor.log_base, position);
     for (int64_t i = 0; i < cos.dim[1]; ++i) {
-      const auto position = static_cast<float>(positions.as<int32_t>()[t]);
       const double angle = position * inverse_frequency.as<float>()[i];
       cos.row<float>(t)[i] = static_cast<float>(std::cos(angle)) * scale;
       sin.row<float>(t)[i] = static_cast<float>(std::sin(angle)) * scale;
     }
+  }
 }
 
 void qk_norm_rope(Device&, Out x, int heads, In w, float eps, In cos, In sin) {

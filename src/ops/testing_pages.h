@@ -60,14 +60,14 @@ inline std::vector<PagesCase> pages_cases() {
                    {200, 25, 96},
                    type});
     all.push_back({"long" + suffix,
-                   1,
+                   3,
                    1,
                    8,
                    16,
                    windows(8, 4),
                    windows(32, 16),
                    {1, 3, 20},
-                   {900, 257, 256},
+                   {1300, 257, 256},
                    type,
                    2});
     all.push_back({"released" + suffix,
@@ -81,6 +81,7 @@ inline std::vector<PagesCase> pages_cases() {
                    {330, 65},
                    type});
   }
+  all.push_back({"wide_group", 20, 1, 8, 16, windows(8, 4), windows(32, 16), {1, 1, 4}, {150, 40}});
   all.push_back({"peaked",
                  4,
                  2,
