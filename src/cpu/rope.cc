@@ -9,6 +9,7 @@
 #include "cpu/kernels.h"
 #include "cpu/simd-inl.h"
 #include "cpu/work.h"
+#include "ops/math.h"
 
 // rope_table and qk_norm_rope. Parallel over tokens. The table is made once a step with the
 // library's double sine and cosine: the angle reaches 10^6, where accuracy is worth more than time.
@@ -53,11 +54,12 @@ namespace sala::cpu {
 
 HWY_EXPORT(norm_rope_row);
 
-void rope_table(Device& device, In positions, In inverse_frequency, float scale, Out cos, Out sin) {
+void rope_table(Device& device, In positions, In inverse_frequency, RopeFactor factor, Out cos, Out sin) {
   constexpr int64_t kCost = 64;  // of a sine and a cosine, in the units of for_rows
   const int64_t half = cos.dim[1];
   for_rows(self(device), cos.dim[0], half * kCost, [&](int64_t t) {
     const auto position = static_cast<float>(positions.as<int32_t>()[t]);
+    const float scale = rope_factor(factor.scale, factor.log_base, position);
     for (int64_t i = 0; i < half; ++i) {
       const double angle = position * inverse_frequency.as<float>()[i];
       cos.row<float>(t)[i] = static_cast<float>(std::cos(angle)) * scale;

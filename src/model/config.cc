@@ -1,6 +1,8 @@
 #include "model/config.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "base/error.h"
 #include "weights/gguf.h"
@@ -96,29 +98,70 @@ void divides(const Keys& keys, const char* small, int64_t divisor, const char* l
     fail("{}: {} ({}) is not a multiple of {} ({})", keys.name(), large, number, small, divisor);
 }
 
+/// longrope's lists: the one for the stretched model where it is stretched. Chosen by the
+/// configuration alone, not by the length so far as in Transformers, so that a prefix means the
+/// same in every run (released models have equal lists).
+void read_longrope(const Keys& keys, int64_t max_positions, RopeConfig& rope) {
+  const int64_t original =
+      keys.integer_or("original_max_position_embeddings", max_positions, 2, kMaxLength);
+  const char* key = max_positions > original ? "long_factor" : "short_factor";
+  if (!keys.has(key) || !keys[key].is_array())
+    fail("{}: key \"{}\" is missing; expected a list of numbers", keys.name(), key);
+  for (const Json& value : keys[key]) {
+    if (!value.is_number() || !(value.get<double>() > 0))
+      fail("{}: key \"{}\" holds {}; expected positive numbers", keys.name(), key, value.dump());
+    rope.factors.push_back(value.get<double>());
+  }
+  rope.type = RopeConfig::Type::longrope;
+  const double stretch = static_cast<double>(max_positions) / static_cast<double>(original);
+  rope.magnitude = static_cast<float>(
+      stretch > 1.0 ? std::sqrt(1.0 + std::log(stretch) / std::log(static_cast<double>(original)))
+                    : 1.0);
+}
+
+void read_rope_scaling(const Keys& keys, int64_t max_positions, RopeConfig& rope) {
+  const std::string type = keys.text_or("rope_type", keys.text_or("type", "default"));
+  if (type == "default") return;
+  if (type == "llama3") {
+    rope.type = RopeConfig::Type::llama3;
+    rope.factor = keys.real_or("factor", 8.0);
+    rope.low = keys.real_or("low_freq_factor", 1.0);
+    rope.high = keys.real_or("high_freq_factor", 4.0);
+    rope.original_context = keys.real_or("original_max_position_embeddings", 8192.0);
+    if (rope.high <= rope.low)
+      fail("{}: high_freq_factor ({}) is not above low_freq_factor ({})", keys.name(), rope.high,
+           rope.low);
+  } else if (type == "longrope") {
+    read_longrope(keys, max_positions, rope);
+  } else {
+    fail("{}: key \"rope_type\" is \"{}\"; supported are \"default\", \"llama3\" and \"longrope\"",
+         keys.name(), type);
+  }
+}
+
 ModelConfig common(const Keys& keys) {
   ModelConfig c;
   c.vocab = keys.integer("vocab_size", 1, INT32_MAX);
   c.hidden = keys.extent("hidden_size");
   c.intermediate = keys.extent("intermediate_size");
   c.norm_eps = static_cast<float>(keys.real_or("rms_norm_eps", 1e-6));
-  c.rope_theta = keys.real_or("rope_theta", 10000.0);
+  c.rope.theta = keys.real_or("rope_theta", 10000.0);
   c.tied = keys.flag_or("tie_word_embeddings", false);
   c.trained_context = keys.integer_or("max_position_embeddings", 0, 0, kMaxLength);
   if (const auto ids = keys.ids("bos_token_id"); !ids.empty()) c.bos = ids.front();
   c.eos = keys.ids("eos_token_id");
   if (const std::string act = keys.text_or("hidden_act", "silu"); act != "silu" && act != "swish")
     fail("{}: key \"hidden_act\" is \"{}\"; only \"silu\" is supported", keys.name(), act);
-  keys.expect_off("attention_bias");
-  keys.expect_off("mlp_bias");
+  for (const char* key :
+       {"attention_bias", "mlp_bias", "use_sliding_window", "lightning_use_short_conv"})
+    keys.expect_off(key);
   if (keys.has("rope_scaling"))
-    fail("{}: key \"rope_scaling\" is {}; only null is supported for model_type \"{}\"",
-         keys.name(), keys["rope_scaling"].dump(), keys.text_or("model_type", ""));
-  if (keys.has("rope_parameters")) {  // Transformers 5 moves rope_theta here
+    read_rope_scaling(Keys(keys["rope_scaling"], keys.name() + ": rope_scaling"), c.trained_context,
+                      c.rope);
+  if (keys.has("rope_parameters")) {  // where Transformers 5 keeps theta and scaling
     const Keys rope(keys["rope_parameters"], keys.name() + ": rope_parameters");
-    if (const std::string type = rope.text_or("rope_type", "default"); type != "default")
-      fail("{}: key \"rope_type\" is \"{}\"; only \"default\" is supported", rope.name(), type);
-    c.rope_theta = rope.real_or("rope_theta", c.rope_theta);
+    c.rope.theta = rope.real_or("rope_theta", c.rope.theta);
+    read_rope_scaling(rope, c.trained_context, c.rope);
   }
   return c;
 }
@@ -134,7 +177,8 @@ AttentionConfig attention_heads(const Keys& keys, int64_t hidden) {
   return a;
 }
 
-LightningConfig lightning_heads(const Keys& keys, const AttentionConfig& attention) {
+/// HypeNet names the switches otherwise than MiniCPM-SALA.
+LightningConfig lightning_heads(const Keys& keys, const AttentionConfig& attention, bool hypenet) {
   LightningConfig l;
   l.heads = keys.extent_or("lightning_nh", attention.heads);
   l.kv_heads = keys.extent_or("lightning_nkv", attention.kv_heads);
@@ -146,9 +190,13 @@ LightningConfig lightning_heads(const Keys& keys, const AttentionConfig& attenti
             : scale == "1/d"     ? 1.0 / l.head_dim
                                  : 1.0;
   l.rope = keys.flag_or("lightning_use_rope", true);
-  l.qk_norm = keys.flag_or("qk_norm", true);
-  l.norm = keys.flag_or("use_output_norm", true);
-  l.gate = keys.flag_or("use_output_gate", true);
+  // HypeNet's configuration class has its switches off.
+  l.qk_norm =
+      hypenet ? keys.flag_or("lightning_use_qk_norm", false) : keys.flag_or("qk_norm", true);
+  l.norm = hypenet ? keys.flag_or("lightning_use_output_norm", false)
+                   : keys.flag_or("use_output_norm", true);
+  l.gate = hypenet ? keys.flag_or("lightning_use_output_gate", false)
+                   : keys.flag_or("use_output_gate", true);
   return l;
 }
 
@@ -200,33 +248,95 @@ std::vector<MixerKind> mixer_types(const Keys& keys, int64_t layers) {
   return kinds;
 }
 
-ModelConfig minicpm_sala(const Keys& keys) {
-  ModelConfig c = common(keys);
-  const int64_t layers = keys.integer("num_hidden_layers", 1, kMaxLayers);
-  c.mixers = mixer_types(keys, layers);
-  c.attention = attention_heads(keys, c.hidden);
-  c.attention.rope = keys.flag_or("attn_use_rope", false);
-  c.attention.gate = keys.flag_or("attn_use_output_gate", true);
+/// muP's scalings (Hu et al. 2024, MiniCPM): absent keys leave everything as it is.
+void read_mup(const Keys& keys, ModelConfig& c) {
+  const double layers = c.layers();
+  c.embed_scale = static_cast<float>(keys.real_or("scale_emb", 1.0));
+  c.residual_scale =
+      static_cast<float>(keys.real_or("scale_depth", std::sqrt(layers)) / std::sqrt(layers));
+  const auto hidden = static_cast<double>(c.hidden);
+  c.logit_divisor = static_cast<float>(hidden / keys.real_or("dim_model_base", hidden));
+}
+
+void read_sparse(const Keys& keys, ModelConfig& c) {
   if (keys.has("sparse_config"))
     c.attention.sparse =
         sparse_config(Keys(keys["sparse_config"], keys.name() + ": sparse_config"));
-  c.lightning = lightning_heads(keys, c.attention);
-  c.embed_scale = static_cast<float>(keys.real_or("scale_emb", 1.0));
-  c.residual_scale = static_cast<float>(
-      keys.real_or("scale_depth", std::sqrt(static_cast<double>(layers))) / std::sqrt(layers));
-  c.logit_divisor =
-      static_cast<float>(static_cast<double>(c.hidden) /
-                         keys.real_or("dim_model_base", static_cast<double>(c.hidden)));
-  return c;
 }
 
-ModelConfig llama(const Keys& keys) {
+/// Attention in every layer.
+ModelConfig attention_only(const Keys& keys) {
   ModelConfig c = common(keys);
   c.mixers.assign(static_cast<size_t>(keys.integer("num_hidden_layers", 1, kMaxLayers)),
                   MixerKind::attention);
   c.attention = attention_heads(keys, c.hidden);
   return c;
 }
+
+ModelConfig hybrid(const Keys& keys, bool hypenet) {
+  ModelConfig c = common(keys);
+  c.mixers = mixer_types(keys, keys.integer("num_hidden_layers", 1, kMaxLayers));
+  c.attention = attention_heads(keys, c.hidden);
+  c.attention.rope = keys.flag_or("attn_use_rope", hypenet);
+  c.attention.gate = keys.flag_or("attn_use_output_gate", !hypenet);
+  c.lightning = lightning_heads(keys, c.attention, hypenet);
+  return c;
+}
+
+ModelConfig minicpm_sala(const Keys& keys) {
+  ModelConfig c = hybrid(keys, false);
+  read_sparse(keys, c);
+  read_mup(keys, c);
+  return c;
+}
+
+/// MiniCPM4 and 4.1.
+ModelConfig minicpm(const Keys& keys) {
+  ModelConfig c = attention_only(keys);
+  read_sparse(keys, c);
+  read_mup(keys, c);
+  return c;
+}
+
+ModelConfig qwen3(const Keys& keys) {
+  ModelConfig c = attention_only(keys);
+  c.attention.qk_norm = true;
+  return c;
+}
+
+/// `attn_logits_scaling` is null, a number, or "hype a".
+ModelConfig hypenet(const Keys& keys) {
+  ModelConfig c = hybrid(keys, true);
+  c.attention.qk_norm = true;
+  if (!keys.has("attn_logits_scaling")) return c;
+  if (keys["attn_logits_scaling"].is_number()) {
+    c.attention.q_factor = keys.real_or("attn_logits_scaling", 1.0);
+    return c;
+  }
+  const std::string text = keys.text_or("attn_logits_scaling", "");
+  constexpr double kDefault = 362.0;  // of the published code
+  const size_t space = text.find(' ');
+  c.attention.log_base =
+      space == std::string::npos ? kDefault : std::strtod(text.c_str() + space, nullptr);
+  if (!text.starts_with("hype") || !(c.attention.log_base > 1.0) ||
+      !std::isfinite(c.attention.log_base))
+    fail(
+        "{}: key \"attn_logits_scaling\" is \"{}\"; expected null, a number, or \"hype a\" with a "
+        "above 1",
+        keys.name(), text);
+  return c;
+}
+
+struct Family {
+  std::string_view model_type;
+  ModelConfig (*read)(const Keys& keys);
+};
+
+constexpr Family kFamilies[] = {{"minicpm_sala", minicpm_sala},
+                                {"llama", attention_only},
+                                {"minicpm", minicpm},
+                                {"qwen3", qwen3},
+                                {"hypenet", hypenet}};
 
 int metadata_extent(const Gguf& gguf, std::string_view key, int64_t otherwise = 0) {
   const int64_t value = otherwise > 0 ? gguf.integer(key, otherwise) : gguf.integer(key);
@@ -246,16 +356,21 @@ std::string_view name_of(MixerKind kind) {
 ModelConfig parse_config(const Json& config, const std::string& name) {
   const Keys keys(config, name);
   const std::string type = keys.text_or("model_type", "");
-  ModelConfig c;
-  if (type == "minicpm_sala") {
-    c = minicpm_sala(keys);
-  } else if (type == "llama") {
-    c = llama(keys);
-  } else {
-    fail("{}: key \"model_type\" is \"{}\"; supported are \"minicpm_sala\" and \"llama\"", name,
-         type);
+  const auto known = std::ranges::find(kFamilies, type, &Family::model_type);
+  if (known == std::end(kFamilies)) {
+    std::string names;
+    for (const Family& family : kFamilies)
+      names += (names.empty() ? "" : ", ") + std::string(family.model_type);
+    fail("{}: key \"model_type\" is \"{}\"; supported are {}", name, type, names);
   }
+  ModelConfig c = known->read(keys);
   c.family = type;
+  for (const int head_dim :
+       {c.attention.rope ? c.attention.head_dim : 0, c.lightning.rope ? c.lightning.head_dim : 0})
+    if (c.rope.type == RopeConfig::Type::longrope && head_dim > 0 &&
+        c.rope.factors.size() != static_cast<size_t>(head_dim / 2))
+      fail("{}: rope_scaling has {} factors; expected {}, half the head size", name,
+           c.rope.factors.size(), head_dim / 2);
   for (const int id : c.eos)
     if (id >= c.vocab)
       fail("{}: key \"eos_token_id\" holds {}; the vocabulary has {} tokens", name, id, c.vocab);
@@ -296,7 +411,7 @@ ModelConfig gguf_config(const Gguf& gguf) {
         "supported",
         file, c.attention.head_dim);
   c.norm_eps = static_cast<float>(gguf.real("llama.attention.layer_norm_rms_epsilon"));
-  c.rope_theta = gguf.real("llama.rope.freq_base", 10000.0);
+  c.rope.theta = gguf.real("llama.rope.freq_base", 10000.0);
   c.trained_context = gguf.integer("llama.context_length", 0);
   c.tied = true;
   for (const StoredTensor& tensor : gguf.tensors()) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "model/rope.h"
 
 namespace sala {
 
@@ -34,7 +35,10 @@ struct AttentionConfig {
   int kv_heads = 0;
   int head_dim = 0;
   bool rope = true;
-  bool gate = false;  ///< sigmoid output gate from the layer's input (`o_gate`)
+  bool qk_norm = false;   ///< RMSNorm of every head of q and k, before RoPE
+  double log_base = 0.0;  ///< a > 0: q of position p is multiplied by ln(p + a) / ln(a) (HypeNet)
+  double q_factor = 1.0;  ///< q is multiplied by this
+  bool gate = false;      ///< sigmoid output gate from the layer's input (`o_gate`)
   std::optional<SparseConfig> sparse;
 };
 
@@ -64,7 +68,7 @@ struct ModelConfig {
   AttentionConfig attention;      ///< heads = 0 where no layer has it
   LightningConfig lightning;      ///< heads = 0 where no layer has it
   float norm_eps = 1e-6f;
-  double rope_theta = 10000.0;
+  RopeConfig rope;
   bool tied = false;         ///< the output head is the embedding table
   float embed_scale = 1.0f;  ///< muP scalings (Yang et al. 2022; Hu et al. 2024): embedding, both
                              ///< residual branches,

@@ -147,7 +147,7 @@ TEST(Config, Llama) {
   EXPECT_FALSE(c.attention.gate);
   EXPECT_FALSE(c.attention.sparse.has_value());
   EXPECT_TRUE(c.tied);
-  EXPECT_EQ(c.rope_theta, 5e5);
+  EXPECT_EQ(c.rope.theta, 5e5);
 }
 
 }  // namespace

@@ -8,10 +8,9 @@
 namespace sala {
 namespace {
 
-Tensor frequencies(double theta, int head_dim) {
+Tensor frequencies(const RopeConfig& rope, int head_dim) {
   Tensor t(DType::f32, {head_dim / 2});
-  for (int i = 0; i < head_dim / 2; ++i)
-    t.view().as<float>()[i] = rope_inverse_frequency(theta, i, head_dim);
+  std::ranges::copy(inverse_frequencies(rope, head_dim), t.view().as<float>());
   return t;
 }
 
@@ -47,10 +46,15 @@ Model::Model(const ModelConfig& config, WeightSource& source) : config_(config) 
   head_ =
       config.tied ? embedding_ : source.take_matrix("lm_head.weight", config.vocab, config.hidden);
   source.expect_all_taken();
-  if (uses(config, MixerKind::attention) && config.attention.rope)
-    attention_frequencies_ = frequencies(config.rope_theta, config.attention.head_dim);
+  if (uses(config, MixerKind::attention)) {
+    const AttentionConfig& attention = config.attention;
+    if (attention.rope) k_frequencies_ = frequencies(config.rope, attention.head_dim);
+    if (attention.log_base > 0.0 || attention.q_factor != 1.0)  // zero frequencies turn nothing
+      q_frequencies_ =
+          attention.rope ? k_frequencies_ : Tensor(DType::f32, {attention.head_dim / 2});
+  }
   if (uses(config, MixerKind::lightning) && config.lightning.rope)
-    lightning_frequencies_ = frequencies(config.rope_theta, config.lightning.head_dim);
+    lightning_frequencies_ = frequencies(config.rope, config.lightning.head_dim);
 }
 
 int64_t Model::weight_bytes() const {
@@ -65,9 +69,9 @@ int64_t Model::workspace(const StepBounds& bounds) const {
   int64_t mixer = 0;
   for (const Layer& layer : layers_) mixer = std::max(mixer, layer.mixer->workspace(tokens));
   const int64_t mlp = Arena::bytes(DType::f32, {tokens, config_.intermediate});
-  const int64_t rope =
-      2 * (Arena::bytes(DType::f32, {tokens, std::max(config_.attention.head_dim, 2) / 2}) +
-           Arena::bytes(DType::f32, {tokens, std::max(config_.lightning.head_dim, 2) / 2}));
+  int64_t rope = 0;
+  for (const Tensor* inverse : {&k_frequencies_, &q_frequencies_, &lightning_frequencies_})
+    if (!inverse->empty()) rope += 2 * Arena::bytes(DType::f32, {tokens, inverse->view().dim[0]});
   const int64_t rows = 3 * Arena::bytes(DType::i32, {tokens}) +
                        2 * Arena::bytes(DType::i32, {bounds.sequences + 1}) +
                        Arena::bytes(DType::i32, {bounds.sequences, bounds.pages});
@@ -86,24 +90,34 @@ void Model::prepare(Step& step, const Batch& batch) const {
 
   size_t columns = 1;
   for (const auto& pages : batch.pages) columns = std::max(columns, pages.size());
-  const Out table = arena.take(DType::i32, {sequences, static_cast<int64_t>(columns)});
+  const Out page_table = arena.take(DType::i32, {sequences, static_cast<int64_t>(columns)});
   for (int64_t b = 0; b < sequences; ++b) {
     const auto& pages = batch.pages[static_cast<size_t>(b)];
-    auto* row = table.row<int32_t>(b);
+    auto* row = page_table.row<int32_t>(b);
     std::fill(std::ranges::copy(pages, row).out, row + columns, 0);
   }
-  step.sequences.page_table = table;
+  step.sequences.page_table = page_table;
 
-  const auto rope = [&](const Tensor& inverse, int head_dim, In& cos, In& sin) {
+  const auto table = [&](const Tensor& inverse, RopeFactor factor, In& cos, In& sin) {
     if (inverse.empty()) return;
-    const Out c = arena.take(DType::f32, {tokens, head_dim / 2});
-    const Out s = arena.take(DType::f32, {tokens, head_dim / 2});
-    rope_table(step.device, step.sequences.positions, inverse.view(), 1.0f, c, s);
+    const int64_t half = inverse.view().dim[0];
+    const Out c = arena.take(DType::f32, {tokens, half}),
+              s = arena.take(DType::f32, {tokens, half});
+    rope_table(step.device, step.sequences.positions, inverse.view(), factor, c, s);
     cos = c;
     sin = s;
   };
-  rope(attention_frequencies_, config_.attention.head_dim, step.attention_cos, step.attention_sin);
-  rope(lightning_frequencies_, config_.lightning.head_dim, step.lightning_cos, step.lightning_sin);
+  const AttentionConfig& attention = config_.attention;
+  const float magnitude = attention.rope ? config_.rope.magnitude : 1.0f;
+  table(k_frequencies_, {.scale = magnitude}, step.k_cos, step.k_sin);
+  step.q_cos = step.k_cos;
+  step.q_sin = step.k_sin;
+  table(q_frequencies_,
+        {.scale = magnitude * static_cast<float>(attention.q_factor),
+         .log_base = static_cast<float>(attention.log_base)},
+        step.q_cos, step.q_sin);
+  table(lightning_frequencies_, {.scale = config_.rope.magnitude}, step.lightning_cos,
+        step.lightning_sin);
 }
 
 void Model::forward(Step& step, const Cache& cache, const Batch& batch, Out logits) const {

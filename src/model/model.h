@@ -46,7 +46,9 @@ class Model {
   Weight embedding_, head_;
   std::vector<Layer> layers_;
   Tensor final_norm_;  ///< divided by config_.logit_divisor
-  Tensor attention_frequencies_, lightning_frequencies_;
+  // Inverse frequencies of RoPE; empty where nothing is turned or scaled. q has its own where it is
+  // scaled.
+  Tensor q_frequencies_, k_frequencies_, lightning_frequencies_;
 };
 
 }  // namespace sala

@@ -79,8 +79,9 @@ struct Step {
 
   // Set by Model::forward for the mixers.
   Sequences sequences{};
-  In sparse{};                          ///< [T] u8
-  In attention_cos{}, attention_sin{};  ///< [T, head_dim / 2] where the attention layers use RoPE
+  In sparse{};          ///< [T] u8
+  In q_cos{}, q_sin{};  ///< [T, head_dim / 2] of attention layers, where q is turned or scaled
+  In k_cos{}, k_sin{};  ///< the same for k
   In lightning_cos{}, lightning_sin{};
 
   /// The op's compute type for this weight under the step's mode.

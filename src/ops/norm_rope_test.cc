@@ -79,7 +79,8 @@ TEST_P(NormRope, RopeTableIsExactAtLargePositions) {
   }
 }
 
-// HypeNet's attention does not turn q but multiplies it by ln(p + a) / ln(a): a table of zero frequencies.
+// HypeNet's attention does not turn q but multiplies it by ln(p + a) / ln(a): a table of zero
+// frequencies.
 TEST_P(NormRope, RopeTableWithALogFactorScales) {
   const Tensor inverse(DType::f32, {4});
   const Tensor positions = integers({0, 1, 5000, 1048575}, {4});

@@ -42,7 +42,7 @@ CacheSpec attention_memory(const ModelConfig& config, DType kv) {
 class Attention final : public Mixer {
  public:
   Attention(const ModelConfig& config, int layer, const std::string& prefix, WeightSource& source)
-      : config_(config.attention), pages_(kv_layout(config)), layer_(layer) {
+      : config_(config.attention), pages_(kv_layout(config)), eps_(config.norm_eps), layer_(layer) {
     const std::string at = prefix + "self_attn.";
     std::vector<std::string> names = {at + "q_proj.weight", at + "k_proj.weight",
                                       at + "v_proj.weight"};
@@ -53,6 +53,10 @@ class Attention final : public Mixer {
     }
     in_ = source.take_stack(names, rows, config.hidden);
     out_ = source.take_matrix(at + "o_proj.weight", config.hidden, q_width());
+    if (config_.qk_norm) {
+      q_norm_ = source.take_vector(at + "q_norm.weight", config_.head_dim);
+      k_norm_ = source.take_vector(at + "k_norm.weight", config_.head_dim);
+    }
   }
 
   int64_t workspace(int64_t tokens) const override {
@@ -73,10 +77,10 @@ class Attention final : public Mixer {
     const Out k = columns(mixed, q_width(), kv_width());
     const Out v = columns(mixed, q_width() + kv_width(), kv_width());
     const In gate = config_.gate ? In(columns(mixed, q_width() + 2 * kv_width(), q_width())) : In{};
-    if (config_.rope)  // q and k lie side by side: one call for the heads of both
-      qk_norm_rope(device, columns(mixed, 0, q_width() + kv_width()),
-                   config_.heads + config_.kv_heads, {}, 0.0f, step.attention_cos,
-                   step.attention_sin);
+    if (config_.qk_norm || !step.q_cos.empty()) {
+      qk_norm_rope(device, q, config_.heads, q_norm_.view(), eps_, step.q_cos, step.q_sin);
+      qk_norm_rope(device, k, config_.kv_heads, k_norm_.view(), eps_, step.k_cos, step.k_sin);
+    }
 
     KvPages pages = pages_;
     pages.field = paged(memory[0]);
@@ -120,9 +124,11 @@ class Attention final : public Mixer {
 
   AttentionConfig config_;
   KvPages pages_;  ///< layout; the field is the memory's
+  float eps_;
   int layer_;
   Weight in_;  ///< q, k, v and the gate, one under the other
   Weight out_;
+  Tensor q_norm_, k_norm_;
 };
 
 }  // namespace
