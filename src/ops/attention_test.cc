@@ -108,6 +108,7 @@ TEST_P(Attention, OfATokenDependsOnItsPastAlone) {
     const PagesOutcome expected = run(alone.device(), c, in, crowd, one_by_one(c.lengths), memory);
     for (const auto& [name, schedule] : schedules)
       for (const int threads : {1, 2, 3}) {
+        if (isa != cpu::Isa::avx512 && threads != 3) continue;
         SCOPED_TRACE(fmt::format("isa {}, {} threads, {}", static_cast<int>(isa), threads, name));
         Opened opened({"", threads, isa});
         const Crowd& where = threads == 2 ? moved : crowd;
@@ -127,7 +128,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, Attention, testing::ValuesIn(pages_cases()), nam
 // A list that names every block is dense attention, bit for bit, and so is the count -1.
 TEST(AttentionLists, OfAllBlocksAreDense) {
   PagesCase c = pages_cases()[3];
-  c.selection.top = 60;
+  c.selection.top = 90;
   Random random(4);
   const PagesInputs in = pages_inputs(random, c);
   const Crowd crowd(random, c.lengths, c.page);
@@ -135,9 +136,8 @@ TEST(AttentionLists, OfAllBlocksAreDense) {
     SCOPED_TRACE(target.name);
     Opened opened(target);
     const PagesMemory memory(c, crowd);
-    const Step step = crowd.step(all_at_once(c.lengths)[0]);
     PagesInputs zero = in;
-    zero.gate = streams_of(DType::f32, c.lengths, c.head_dim);
+    zero.gate = streams_of(DType::f32, c.lengths, static_cast<int64_t>(c.heads) * c.head_dim);
     const PagesOutcome out = run(opened.device(), c, zero, crowd, all_at_once(c.lengths), memory);
     for (size_t s = 0; s < c.lengths.size(); ++s)
       for (int64_t i = 0; i < out.dense[s].view().size(); ++i)

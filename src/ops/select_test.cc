@@ -234,5 +234,51 @@ TEST_P(Select, GivesTiesToTheLowestBlock) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, Select, testing::ValuesIn(pages_cases()), name_of_case);
 
+/// Numbers in [-2, 2) that any language can make: multiples of 1/64 from a hash of their index.
+float hashed(uint32_t seed, int64_t i) {
+  uint32_t h = (static_cast<uint32_t>(i) + seed) * 2654435761U;
+  h ^= h >> 15;
+  h *= 2246822519U;
+  h ^= h >> 13;
+  return static_cast<float>(static_cast<int>(h & 255) - 128) / 64;
+}
+
+// Selections (a hash of their bit masks) and outputs of the numpy reference,
+// tests/reference/sala_ref.py: infllm_attention with tiny_config(), policy "sparse", on streams of
+// hashed numbers.
+TEST(SelectGolden, AgreesWithTheNumpyReference) {
+  const PagesCase c{"golden", 4, 2, 8, 16, windows(8, 4), windows(32, 16), {1, 2, 5}, {240}};
+  Random random(5);
+  PagesInputs in = pages_inputs(random, c);
+  for (int64_t i = 0; i < 240 * 32; ++i) in.q[0].view().as<float>()[i] = 2 * hashed(1, i);
+  for (int64_t i = 0; i < 240 * 16; ++i) in.k[0].view().as<float>()[i] = hashed(100003, i);
+  for (int64_t i = 0; i < 240 * 16; ++i) in.v[0].view().as<float>()[i] = hashed(200003, i);
+  std::fill_n(in.gate[0].view().as<float>(), 240 * 32, 100.0f);
+  std::fill_n(in.sparse[0].view().as<uint8_t>(), 240, uint8_t{1});
+  const Crowd crowd(random, c.lengths, c.page);
+  for (const Target& target : targets()) {
+    SCOPED_TRACE(target.name);
+    Opened opened(target);
+    const PagesMemory memory(c, crowd);
+    const PagesOutcome out =
+        run(opened.device(), c, in, crowd, random_pieces(random, c.lengths, 60), memory);
+    uint32_t hash = 2166136261U;
+    for (int64_t i = 0; i < 240 * 2; ++i) {
+      uint32_t mask = 0;
+      for (int64_t j = 0; j < 5; ++j)
+        if (const int32_t b = out.lists[0].view().as<int32_t>()[i * 5 + j]; b >= 0) mask |= 1U << b;
+      hash = (hash ^ mask) * 16777619U;
+    }
+    EXPECT_EQ(hash, 0x99a1b9abU);
+    const auto o = [&](int64_t t, int h, int i) {
+      return out.chosen[0].view().row<float>(t)[h * 8 + i];
+    };
+    EXPECT_NEAR(o(100, 0, 0), -0.3624130076356049, 2e-6);
+    EXPECT_NEAR(o(150, 1, 3), -0.8944723220599878, 2e-6);
+    EXPECT_NEAR(o(200, 2, 5), -0.8332781640702653, 2e-6);
+    EXPECT_NEAR(o(239, 3, 7), 0.5952800220362829, 2e-6);
+  }
+}
+
 }  // namespace
 }  // namespace sala::test

@@ -78,7 +78,7 @@ inline std::vector<PagesCase> pages_cases() {
                    windows(32, 16),
                    windows(128, 64),
                    {1, 1, 3},
-                   {330, 65},
+                   {260, 65},
                    type});
   }
   all.push_back({"wide_group", 20, 1, 8, 16, windows(8, 4), windows(32, 16), {1, 1, 4}, {150, 40}});
