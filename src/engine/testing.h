@@ -35,7 +35,7 @@ inline ModelConfig tiny_sala() {
                         .window_size = 32,
                         .topk = 3,
                         .dense_len = 112};
-  c.lightning = {.heads = 6, .kv_heads = 2, .head_dim = 8, .scale = 0.35355339059327373};
+  c.lightning = {.heads = 6, .kv_heads = 2, .head_dim = 16, .scale = 0.25};
   c.embed_scale = 2.0f;
   c.residual_scale = 0.7f;
   c.logit_divisor = 8.0f;
