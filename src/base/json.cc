@@ -39,10 +39,14 @@ Json parse_json(std::string_view text, const std::string& name) {
   if (const int depth = depth_of(text); depth > kMaxDepth)
     fail("{}: JSON is nested {} levels deep, more than the {} that are accepted", name, depth,
          kMaxDepth);
+  // The library takes a NUL for the end and would ignore what follows.
+  if (const size_t nul = text.find('\0'); nul != std::string_view::npos)
+    fail("{}: not valid JSON: byte {} is NUL; the file is damaged", name, nul);
   try {
     return Json::parse(text);
   } catch (const Json::exception& e) {
-    fail("{}: not valid JSON: {}", name, e.what());
+    // The library quotes all that it read of the token at fault.
+    fail("{}: not valid JSON: {}", name, std::string_view(e.what()).substr(0, 300));
   }
 }
 

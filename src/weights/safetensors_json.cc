@@ -31,6 +31,15 @@ class Events : public nlohmann::json_sax<Json> {
          position);
   }
 
+  void read(std::string_view text) {
+    // The library takes a NUL for the end and would ignore what follows.
+    if (const size_t nul = text.find('\0'); nul != std::string_view::npos)
+      fail(
+          "{}: {} is not valid JSON at byte {}, which is NUL; the file is damaged, obtain it again",
+          file_, what(), nul);
+    Json::sax_parse(text, this);
+  }
+
  protected:
   virtual std::string_view what() const = 0;
   /// The place that the parser is at and what belongs there, for messages.
@@ -222,7 +231,7 @@ class IndexReader : public Events {
 
 std::vector<SafetensorsEntry> read_header_json(std::string_view text, const std::string& file) {
   HeaderReader reader(file);
-  Json::sax_parse(text, &reader);
+  reader.read(text);
   std::unordered_set<std::string_view> names;
   for (const auto& entry : reader.entries)
     if (!names.insert(entry.name).second)
@@ -233,7 +242,7 @@ std::vector<SafetensorsEntry> read_header_json(std::string_view text, const std:
 
 std::map<std::string, std::string> read_index_json(std::string_view text, const std::string& file) {
   IndexReader reader(file);
-  Json::sax_parse(text, &reader);
+  reader.read(text);
   if (!reader.map_seen)
     fail(
         "{}: the index has no 'weight_map'; obtain the file again, or put all tensors into "

@@ -81,6 +81,7 @@ TEST(Safetensors, RefusesHeaderLengthsThatLie) {
 TEST(Safetensors, RefusesHeadersThatAreNotJson) {
   refuse(safetensors_file("not JSON", ""), {"not valid JSON at byte"});
   refuse(safetensors_file("{} x", ""), {"not valid JSON"});
+  refuse(safetensors_file(std::string("{}\0", 3), ""), {"not valid JSON at byte 2", "NUL"});
   refuse(safetensors_file("{\"\xff\":1}", ""), {"not valid JSON"});
   refuse(safetensors_file(std::string(100000, '['), ""), {"found an array"});
   refuse(safetensors_file("[]", ""), {"found an array, expected an object"});
