@@ -3,58 +3,142 @@
 #include <algorithm>
 #include <chrono>
 
-#include "engine/sampler.h"
+#include "base/error.h"
+#include "engine/stop.h"
 
 namespace sala {
 namespace {
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
 }
+
+/// One reply in the making.
+class Reply {
+ public:
+  Reply(Runner& runner, Hold& hold, const Tokenizer& tokenizer, std::span<const int> prompt,
+        const GenerateOptions& options)
+      : runner_(runner),
+        hold_(hold),
+        prompt_(prompt),
+        options_(options),
+        sampler_(options.sampling, runner.model().config().vocab),
+        detokenizer_(tokenizer),
+        stops_(options.stop_strings),
+        logits_(static_cast<size_t>(runner.model().config().vocab)) {}
+
+  Generation run() {
+    auto start = Clock::now();
+    const bool read = read_prompt();
+    result_.prompt_seconds = seconds_since(start);
+    if (read) {
+      start = Clock::now();
+      write();
+      result_.reply_seconds = seconds_since(start);
+    }
+    if (!stops_.found()) {
+      emit(stops_.push(detokenizer_.flush()));
+      if (stops_.found())
+        result_.finish = Finish::stop;
+      else
+        emit(stops_.flush());
+    }
+    return std::move(result_);
+  }
+
+ private:
+  /// Feeds `tokens`; keeps the last one's logits if they are wanted.
+  void feed(std::span<const int> tokens, bool wanted) {
+    Runner::Row row{.hold = hold_,
+                    .tokens = tokens,
+                    .logits = wanted ? 1 : 0,
+                    .prompt = static_cast<int64_t>(prompt_.size())};
+    const In logits = runner_.step({&row, 1});
+    if (wanted) std::copy_n(logits.row<float>(0), logits_.size(), logits_.begin());
+  }
+
+  bool cancelled() {
+    if (!options_.cancelled || !options_.cancelled()) return false;
+    result_.finish = Finish::cancelled;
+    return true;
+  }
+
+  bool read_prompt() {
+    sampler_.see_prompt(prompt_);
+    auto left = prompt_.subspan(static_cast<size_t>(hold_.length()));
+    while (!left.empty()) {
+      if (cancelled()) return false;
+      const size_t count = std::min(left.size(), static_cast<size_t>(runner_.options().chunk));
+      feed(left.first(count), count == left.size());
+      left = left.subspan(count);
+      result_.prompt_read += static_cast<int64_t>(count);
+      if (options_.on_prompt_progress) options_.on_prompt_progress(result_.prompt_read);
+    }
+    return true;
+  }
+
+  void write() {
+    for (int64_t written = 0; written < options_.limit; ++written) {
+      if (cancelled()) return;
+      if (written > 0) {
+        feed({&result_.tokens.back(), 1}, true);
+        ++result_.reply_steps;
+      }
+      const int token = sampler_.sample(logits_);
+      if (std::ranges::find(options_.stop, token) != options_.stop.end()) {
+        result_.finish = Finish::stop;
+        return;
+      }
+      if (options_.logprobs >= 0)
+        result_.logprobs.push_back(sampler_.logprobs(logits_, token, options_.logprobs));
+      sampler_.accept(token);
+      result_.tokens.push_back(token);
+      emit(stops_.push(detokenizer_.push(token)));
+      if (stops_.found()) {
+        result_.finish = Finish::stop;
+        return;
+      }
+    }
+  }
+
+  void emit(const std::string& text) {
+    if (text.empty()) return;
+    result_.text += text;
+    if (options_.on_text) options_.on_text(text);
+  }
+
+  Runner& runner_;
+  Hold& hold_;
+  std::span<const int> prompt_;
+  const GenerateOptions& options_;
+  Sampler sampler_;
+  Detokenizer detokenizer_;
+  StopStrings stops_;
+  std::vector<float> logits_;
+  Generation result_;
+};
 
 }  // namespace
 
 std::string_view name_of(Finish finish) {
-  return finish == Finish::stop ? std::string_view("stop") : std::string_view("length");
+  switch (finish) {
+    case Finish::stop:
+      return "stop";
+    case Finish::length:
+      return "length";
+    case Finish::cancelled:
+      return "cancelled";
+  }
+  panic("unknown finish", __FILE__, __LINE__);
 }
 
-Generation generate(Runner& runner, const Tokenizer& tokenizer, std::span<const int> prompt,
-                    const GenerateOptions& options) {
-  Generation result;
-  Hold hold = runner.open();
-  std::vector<float> logits(static_cast<size_t>(runner.model().config().vocab));
-  const auto keep = [&](In row) { std::copy_n(row.row<float>(0), logits.size(), logits.begin()); };
-
-  auto start = std::chrono::steady_clock::now();
-  runner.prefill(hold, prompt, 1, keep, options.on_prompt_progress);
-  result.prompt_seconds = seconds_since(start);
-
-  Detokenizer detokenizer(tokenizer);
-  const auto emit = [&](const std::string& text) {
-    if (text.empty()) return;
-    result.text += text;
-    if (options.on_text) options.on_text(text);
-  };
-  start = std::chrono::steady_clock::now();
-  while (static_cast<int64_t>(result.tokens.size()) < options.limit) {
-    const int token = sample(logits, options.sampling, result.tokens.size());
-    if (std::ranges::find(options.stop, token) != options.stop.end()) {
-      result.finish = Finish::stop;
-      break;
-    }
-    result.tokens.push_back(token);
-    emit(detokenizer.push(token));
-    if (static_cast<int64_t>(result.tokens.size()) == options.limit) break;
-    Runner::Row row{.hold = hold,
-                    .tokens = {&token, 1},
-                    .logits = 1,
-                    .prompt = static_cast<int64_t>(prompt.size())};
-    keep(runner.step({&row, 1}));
-    ++result.reply_steps;
-  }
-  result.reply_seconds = seconds_since(start);
-  emit(detokenizer.flush());
-  return result;
+Generation generate(Runner& runner, Hold& hold, const Tokenizer& tokenizer,
+                    std::span<const int> prompt, const GenerateOptions& options) {
+  SALA_CHECK(hold.length() < static_cast<int64_t>(prompt.size()),
+             "nothing to read: {} tokens, {} of them read", prompt.size(), hold.length());
+  return Reply(runner, hold, tokenizer, prompt, options).run();
 }
 
 }  // namespace sala

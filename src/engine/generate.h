@@ -8,19 +8,23 @@
 
 #include "engine/open.h"
 #include "engine/runner.h"
+#include "engine/sampler.h"
 
 namespace sala {
 
-/// Why a reply ended.
-enum class Finish : uint8_t { stop, length };
+/// Why a reply ended: at a stop token or stop string, at the limit of tokens, or because the caller
+/// did not want more.
+enum class Finish : uint8_t { stop, length, cancelled };
 
 std::string_view name_of(Finish finish);
 
 /// A finished reply.
 struct Generation {
-  std::vector<int> tokens;  ///< the stop token not included
-  std::string text;
+  std::vector<int> tokens;         ///< without the stop token, with those that wrote a stop string
+  std::string text;                ///< up to the stop string
+  std::vector<Logprobs> logprobs;  ///< one for each of `tokens`, where asked for
   Finish finish = Finish::length;
+  int64_t prompt_read = 0;  ///< tokens of the prompt that were not in the sequence yet
   double prompt_seconds = 0.0;
   double reply_seconds =
       0.0;                  ///< from the first token on; it covers tokens.size() - 1 steps at least
@@ -31,14 +35,18 @@ struct Generation {
 struct GenerateOptions {
   int64_t limit = 512;  ///< tokens, at most
   SamplingParams sampling{};
-  std::span<const int> stop{};
+  std::span<const int> stop{};              ///< tokens that end the reply
+  std::vector<std::string> stop_strings{};  ///< texts that end it
+  int64_t logprobs = -1;  ///< how many of the most likely tokens to tell at each place; -1: nothing
   std::function<void(const std::string& text)> on_text{};  ///< whole characters, as they come
-  std::function<void(int64_t done)> on_prompt_progress{};
+  std::function<void(int64_t done)> on_prompt_progress{};  ///< of prompt_read
+  std::function<bool()> cancelled{};  ///< asked before every token and every piece of the prompt
 };
 
-/// Reads the prompt and generates a reply with a new sequence of `runner`. The prompt has at least
-/// one token, all of them in the vocabulary.
-Generation generate(Runner& runner, const Tokenizer& tokenizer, std::span<const int> prompt,
-                    const GenerateOptions& options);
+/// Generates a reply to `prompt` in `hold`, which has read less than all of it: its first
+/// hold.length() tokens. The prompt's tokens are in the vocabulary. Afterwards the hold has read
+/// hold.length() tokens of the prompt with the reply's tokens behind it.
+Generation generate(Runner& runner, Hold& hold, const Tokenizer& tokenizer,
+                    std::span<const int> prompt, const GenerateOptions& options);
 
 }  // namespace sala

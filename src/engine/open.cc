@@ -31,6 +31,11 @@ void read_generation_config(const fs::path& path, ModelFiles& files) {
   };
   number("temperature", 0.0, 100.0, files.sampling.temperature);
   number("top_p", 0.0, 1.0, files.sampling.top_p);
+  number("min_p", 0.0, 1.0, files.sampling.min_p);
+  number("repetition_penalty", 1e-4, 1e4, files.sampling.repetition_penalty);
+  auto top_k = static_cast<double>(files.sampling.top_k);
+  number("top_k", 0.0, 1e9, top_k);
+  files.sampling.top_k = static_cast<int64_t>(top_k);
   if (json.contains("do_sample") && json["do_sample"] == Json(false))
     files.sampling.temperature = 0.0;
   if (json.contains("eos_token_id") && !json["eos_token_id"].is_null()) {

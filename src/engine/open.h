@@ -5,19 +5,13 @@
 #include <optional>
 #include <vector>
 
+#include "engine/sampler.h"
 #include "model/config.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 #include "weights/source.h"
 
 namespace sala {
-
-/// How to choose the next token.
-struct SamplingParams {
-  double temperature = 0.8;  ///< 0: the most likely token
-  double top_p = 0.95;  ///< sample among the most likely tokens that together have this probability
-  uint64_t seed = 0;
-};
 
 /// What a model path holds, before any weight is in memory.
 struct ModelFiles {

@@ -1,13 +1,81 @@
 #include "engine/sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <numeric>
-#include <vector>
+#include <limits>
+#include <string_view>
 
 #include "base/error.h"
 
 namespace sala {
+namespace {
+
+constexpr double kGreedyBelow = 1e-5;
+constexpr double kSmallest = -700.0;  ///< smaller exponents count as this or as -infinity
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+/// Independent chains in reductions over a vocabulary: written out, so that they are the same
+/// operations whether or not the compiler makes vectors of them.
+constexpr size_t kLanes = 16;
+
+void check_range(std::string_view name, double value, double low, double high) {
+  if (!(value >= low && value <= high))
+    fail("{} is {}; expected a number from {} to {}", name, value, low, high);
+}
+
+void check(const SamplingParams& p, int64_t vocab) {
+  constexpr double kHuge = 1e4;
+  check_range("temperature", p.temperature, 0.0, kHuge);
+  check_range("top_k", static_cast<double>(p.top_k), 0.0, 1e12);
+  check_range("top_p", p.top_p, 0.0, 1.0);
+  check_range("min_p", p.min_p, 0.0, 1.0);
+  check_range("repetition_penalty", p.repetition_penalty, 1e-4, kHuge);
+  check_range("presence_penalty", p.presence_penalty, -kHuge, kHuge);
+  check_range("frequency_penalty", p.frequency_penalty, -kHuge, kHuge);
+  for (const auto& [token, bias] : p.logit_bias) {
+    if (token < 0 || token >= vocab)
+      fail("logit_bias names token {}; expected ids from 0 to {}", token, vocab - 1);
+    check_range("logit_bias", bias, -kHuge, kHuge);
+  }
+}
+
+/// Taylor's series around 0 after the nearest power of two is taken out; inline, so that compilers
+/// can make vectors of loops over it.
+inline double exponential(double x) {
+  constexpr double kLog2e = 0x1.71547652b82fep+0;
+  constexpr double kLn2High = 0x1.62e42fee00000p-1, kLn2Low = 0x1.a39ef35793c76p-33;
+  constexpr double kRound = 0x1.8p52;  // adding it leaves the nearest integer in the low bits
+  const double bounded = x > kSmallest ? x : kSmallest;
+  const double shifted = bounded * kLog2e + kRound;
+  const double n = shifted - kRound;
+  const double r = (bounded - n * kLn2High) - n * kLn2Low;  // |r| <= ln 2 / 2
+  const double r2 = r * r, r4 = r2 * r2, r8 = r4 * r4;
+  const double a = (1.0 / 2 + r * (1.0 / 6)) + r2 * (1.0 / 24 + r * (1.0 / 120));
+  const double b = (1.0 / 720 + r * (1.0 / 5040)) + r2 * (1.0 / 40320 + r * (1.0 / 362880));
+  const double c =
+      (1.0 / 3628800 + r * (1.0 / 39916800)) + r2 * (1.0 / 479001600 + r * (1.0 / 6227020800));
+  const double sum = 1.0 + (r + r2 * (a + (r4 * b + r8 * c)));
+  return sum * std::bit_cast<double>((std::bit_cast<uint64_t>(shifted) + 1023) << 52);
+}
+
+/// Sum of e^((l - largest) * scale).
+double sum_of_weights(std::span<const float> logits, double largest, double scale) {
+  double lane[kLanes] = {};
+  double weight[kLanes * 16];
+  for (size_t i = 0; i < logits.size(); i += std::size(weight)) {
+    const size_t count = std::min(std::size(weight), logits.size() - i);
+    std::copy_n(logits.begin() + static_cast<std::ptrdiff_t>(i), count, weight);
+    std::fill(weight + count, std::end(weight), -HUGE_VAL);
+    for (double& w : weight) w = exponential((w - largest) * scale);
+    for (size_t j = 0; j < std::size(weight); ++j) lane[j % kLanes] += weight[j];
+  }
+  for (size_t width = kLanes / 2; width > 0; width /= 2)
+    for (size_t j = 0; j < width; ++j) lane[j] += lane[j + width];
+  return lane[0];
+}
+
+}  // namespace
 
 double uniform(uint64_t seed, uint64_t index) {
   uint64_t z = seed + (index + 1) * 0x9E3779B97F4A7C15u;
@@ -17,34 +85,191 @@ double uniform(uint64_t seed, uint64_t index) {
   return static_cast<double>(z >> 11) * 0x1p-53;
 }
 
-int sample(std::span<const float> logits, const SamplingParams& params, uint64_t index) {
-  SALA_CHECK(!logits.empty(), "no logits");
-  const auto best = static_cast<int>(std::ranges::max_element(logits) - logits.begin());
-  if (params.temperature <= 0.0) return best;
+double exp_of_negative(double x) { return x > kSmallest ? exponential(x) : 0.0; }
 
-  const double largest = logits[static_cast<size_t>(best)];
-  std::vector<double> weight(logits.size());
-  double total = 0.0;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    weight[i] = std::exp((static_cast<double>(logits[i]) - largest) / params.temperature);
-    total += weight[i];
+void FallingOrder::start(std::span<const float> logits, float largest, double width) {
+  logits_ = logits;
+  entries_.clear();
+  sorted_ = 0;
+  bands_ = 0;
+  largest_ = largest;
+  floor_ = kInfinity;
+  width_ = width;
+}
+
+void FallingOrder::gather_band() {
+  constexpr int kBands = 10;  // by then e^-(distance / width) is zero
+  const float ceiling = floor_;
+  floor_ = ++bands_ < kBands ? static_cast<float>(largest_ - width_) : -kInfinity;
+  width_ *= 2;
+  const auto inside = [&](float x) { return (x > floor_) & (x <= ceiling); };
+  const auto gather = [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; ++i)
+      if (inside(logits_[i])) entries_.push_back({logits_[i], static_cast<int>(i)});
+  };
+  const size_t whole = logits_.size() / kLanes * kLanes;
+  for (size_t i = 0; i < whole; i += kLanes) {
+    int found = 0;
+    for (size_t j = 0; j < kLanes; ++j) found += inside(logits_[i + j]) ? 1 : 0;
+    if (found > 0) gather(i, i + kLanes);
   }
-  std::vector<int> order(logits.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::ranges::sort(order, [&](int a, int b) {
-    const double wa = weight[static_cast<size_t>(a)], wb = weight[static_cast<size_t>(b)];
-    return wa != wb ? wa > wb : a < b;
-  });
-  double kept = 0.0;
-  size_t count = 0;
-  while (count < order.size() && (count == 0 || kept < params.top_p * total))
-    kept += weight[static_cast<size_t>(order[count++])];
-  double left = uniform(params.seed, index) * kept;
-  for (size_t i = 0; i < count; ++i) {
-    left -= weight[static_cast<size_t>(order[i])];
-    if (left < 0.0) return order[i];
+  gather(whole, logits_.size());
+}
+
+bool FallingOrder::extend() {
+  constexpr size_t kChunk = 128;
+  const auto before = [](const Entry& a, const Entry& b) {
+    return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
+  };
+  while (sorted_ == entries_.size()) {
+    if (floor_ == -kInfinity) return false;
+    gather_band();
   }
-  return order[count - 1];
+  const size_t rest = entries_.size() - sorted_;
+  const size_t step = std::min(rest, std::max(kChunk, sorted_));
+  const auto first = entries_.begin() + static_cast<std::ptrdiff_t>(sorted_);
+  const auto last = first + static_cast<std::ptrdiff_t>(step);
+  if (step < rest) std::nth_element(first, last, entries_.end(), before);
+  std::sort(first, last, before);
+  sorted_ += step;
+  return true;
+}
+
+Sampler::Sampler(SamplingParams params, int64_t vocab) : params_(std::move(params)) {
+  check(params_, vocab);
+  const auto size = static_cast<size_t>(vocab);
+  if (penalises()) {
+    reply_count_.assign(size, 0);
+    touched_.assign(size, false);
+  }
+  if (penalises() || !params_.logit_bias.empty()) adjusted_.resize(size);
+}
+
+bool Sampler::penalises() const {
+  return params_.repetition_penalty != 1.0 || params_.presence_penalty != 0.0 ||
+         params_.frequency_penalty != 0.0;
+}
+
+void Sampler::touch(int token) {
+  const auto i = static_cast<size_t>(token);
+  if (!touched_[i]) touched_tokens_.push_back(token);
+  touched_[i] = true;
+}
+
+void Sampler::see_prompt(std::span<const int> tokens) {
+  if (params_.repetition_penalty == 1.0) return;
+  for (const int token : tokens) touch(token);
+}
+
+void Sampler::accept(int token) {
+  ++length_;
+  if (!penalises()) return;
+  touch(token);
+  ++reply_count_[static_cast<size_t>(token)];
+}
+
+std::span<const float> Sampler::adjust(std::span<const float> logits) {
+  if (adjusted_.empty()) return logits;
+  std::ranges::copy(logits, adjusted_.begin());
+  for (const auto& [token, bias] : params_.logit_bias) {
+    float& logit = adjusted_[static_cast<size_t>(token)];
+    logit = static_cast<float>(logit + bias);
+  }
+  for (const int token : touched_tokens_) {
+    const auto i = static_cast<size_t>(token);
+    double logit = adjusted_[i];
+    logit = logit > 0 ? logit / params_.repetition_penalty : logit * params_.repetition_penalty;
+    if (const int32_t count = reply_count_[i]; count > 0)
+      logit -= params_.frequency_penalty * count + params_.presence_penalty;
+    adjusted_[i] = static_cast<float>(logit);
+  }
+  return adjusted_;
+}
+
+float Sampler::largest_of(std::span<const float> logits) const {
+  float lane[kLanes];
+  int32_t nan[kLanes] = {};
+  std::ranges::fill(lane, -kInfinity);
+  const auto look = [&](float x, size_t j) {
+    lane[j] = x > lane[j] ? x : lane[j];
+    nan[j] += x != x ? 1 : 0;
+  };
+  size_t i = 0;
+  for (; i + kLanes <= logits.size(); i += kLanes)
+    for (size_t j = 0; j < kLanes; ++j) look(logits[i + j], j);
+  for (size_t j = 0; i < logits.size(); ++i, ++j) look(logits[i], j);
+  const float largest = *std::ranges::max_element(lane);
+  if (largest == kInfinity || std::ranges::any_of(nan, [](int32_t n) { return n > 0; })) {
+    const auto bad = std::ranges::find_if(logits, [](float x) { return !(x < kInfinity); });
+    fail(
+        "the logits of token {} of the reply hold {} for id {}: the model's weights are damaged or "
+        "overflow the type that it computes in; check the file, or use --compute f32",
+        length_, *bad, bad - logits.begin());
+  }
+  if (largest == -kInfinity)
+    fail("no token may follow token {} of the reply: every logit is -infinity", length_);
+  return largest;
+}
+
+int Sampler::sample(std::span<const float> logits) {
+  SALA_CHECK(adjusted_.empty() || adjusted_.size() == logits.size(), "{} logits, {} expected",
+             logits.size(), adjusted_.size());
+  const std::span<const float> adjusted = adjust(logits);
+  const float largest = largest_of(adjusted);
+  if (params_.temperature < kGreedyBelow)
+    return static_cast<int>(std::ranges::find(adjusted, largest) - adjusted.begin());
+  return draw(adjusted, largest);
+}
+
+/// Every cut keeps a beginning of the falling order, so what is left is its length and its mass.
+int Sampler::draw(std::span<const float> logits, float largest) {
+  const double scale = 1.0 / params_.temperature;
+  order_.start(logits, largest, 2.0 * params_.temperature);
+  weights_.clear();
+  const auto weight = [&](size_t i) {  // relative to the most likely token's
+    for (size_t n = weights_.size(); n <= i; ++n) {
+      const FallingOrder::Entry* entry = order_.at(n);
+      weights_.push_back(
+          entry == nullptr ? 0.0 : exp_of_negative((double{entry->logit} - largest) * scale));
+    }
+    return weights_[i];
+  };
+  size_t count = logits.size();
+  double mass = 0.0;
+  if (params_.top_k > 0 && params_.top_k < static_cast<int64_t>(count)) {
+    const auto most = static_cast<size_t>(params_.top_k);
+    for (count = 0; count < most && weight(count) > 0.0; ++count) mass += weight(count);
+  } else {
+    mass = sum_of_weights(logits, largest, scale);
+  }
+  if (params_.top_p < 1.0 || params_.min_p > 0.0) {
+    const double enough = params_.top_p < 1.0 ? params_.top_p * mass : HUGE_VAL;
+    const size_t most = count;
+    mass = 0.0;
+    for (count = 0; count < most; ++count) {
+      const double w = weight(count);
+      if (count > 0 && (mass >= enough || w < params_.min_p || w == 0.0)) break;
+      mass += w;
+    }
+  }
+  double left = uniform(params_.seed, length_) * mass;
+  size_t i = 0;
+  while ((left -= weight(i)) >= 0.0 && i + 1 < count && weight(i + 1) > 0.0) ++i;
+  return order_.at(i)->token;
+}
+
+Logprobs Sampler::logprobs(std::span<const float> logits, int token, int64_t top) {
+  const float largest = largest_of(logits);
+  const double log_sum = largest + std::log(sum_of_weights(logits, largest, 1.0));
+  Logprobs result;
+  result.chosen = {.token = token, .logprob = logits[static_cast<size_t>(token)] - log_sum};
+  order_.start(logits, largest, 2.0);
+  for (size_t i = 0; i < static_cast<size_t>(top); ++i) {
+    const FallingOrder::Entry* entry = order_.at(i);
+    if (entry == nullptr) break;
+    result.top.push_back({.token = entry->token, .logprob = entry->logit - log_sum});
+  }
+  return result;
 }
 
 }  // namespace sala

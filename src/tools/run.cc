@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "engine/generate.h"
 #include "tools/command.h"
+#include "tools/sampling_flags.h"
 
 namespace sala {
 namespace {
@@ -12,9 +13,8 @@ namespace {
 struct RunCommand {
   ModelOptions model{.compute = "auto", .kv = "auto"};
   std::string prompt, file, system;
-  int64_t limit = 512;
-  double temperature = -1.0, top_p = -1.0;
-  uint64_t seed = 0;
+  SamplingFlags sampling;
+  int64_t limit = 512, logprobs = -1;
   bool raw = false, json = false;
 
   void run() const;
@@ -54,7 +54,24 @@ std::vector<int> RunCommand::prompt_tokens(const ModelFiles& files) const {
   return tokens;
 }
 
+/// One object a token: what it is, its logprob, and the same of the most likely tokens there.
+Json logprobs_json(const std::vector<Logprobs>& all, const Tokenizer& tokenizer) {
+  const auto one = [&](const TokenLogprob& t) {
+    return Json{{"id", t.token}, {"token", tokenizer.piece(t.token)}, {"logprob", t.logprob}};
+  };
+  Json out = Json::array();
+  for (const Logprobs& place : all) {
+    Json top = Json::array();
+    for (const TokenLogprob& t : place.top) top.push_back(one(t));
+    Json entry = one(place.chosen);
+    entry["top"] = std::move(top);
+    out.push_back(std::move(entry));
+  }
+  return out;
+}
+
 void RunCommand::run() const {
+  if (logprobs >= 0 && !json) throw UsageError("--logprobs needs --json");
   LoadedModel loaded = load_model(model, OpenText::yes);
   const std::vector<int> tokens = prompt_tokens(loaded.files);
   const auto count = static_cast<int64_t>(tokens.size());
@@ -63,11 +80,11 @@ void RunCommand::run() const {
   options.context = count + limit;
   Runner runner(*loaded.model, *loaded.device, options);
 
-  GenerateOptions what{
-      .limit = limit, .sampling = loaded.files.sampling, .stop = loaded.files.stop};
-  if (temperature >= 0) what.sampling.temperature = temperature;
-  if (top_p >= 0) what.sampling.top_p = top_p;
-  what.sampling.seed = seed;
+  GenerateOptions what{.limit = limit,
+                       .sampling = sampling.over(loaded.files.sampling),
+                       .stop = loaded.files.stop,
+                       .stop_strings = sampling.stops,
+                       .logprobs = logprobs};
   what.on_prompt_progress = prompt_progress(count);
   if (!json) {
     what.on_text = [](const std::string& text) {
@@ -75,27 +92,29 @@ void RunCommand::run() const {
       std::fflush(stdout);
     };
   }
-  const Generation reply = generate(runner, *loaded.files.tokenizer, tokens, what);
+  Hold hold = runner.open();
+  const Generation reply = generate(runner, hold, *loaded.files.tokenizer, tokens, what);
   const double prompt_rate = rate(count, reply.prompt_seconds);
   const double reply_rate = rate(reply.reply_steps, reply.reply_seconds);
   if (json) {
     const RunMemory memory = runner.memory();
-    const Json out = {{"text", reply.text},
-                      {"tokens", reply.tokens},
-                      {"finish_reason", name_of(reply.finish)},
-                      {"prompt_tokens", count},
-                      {"generated_tokens", reply.tokens.size()},
-                      {"prompt_tokens_per_second", prompt_rate},
-                      {"generated_tokens_per_second", reply_rate},
-                      {"load_seconds", loaded.load_seconds},
-                      {"threads", loaded.device->threads()},
-                      {"memory",
-                       {{"weights", loaded.model->weight_bytes()},
-                        {"kv", memory.cache.kv},
-                        {"index", memory.cache.index},
-                        {"state", memory.cache.state},
-                        {"workspace", memory.workspace}}}};
-    fmt::print("{}\n", out.dump());
+    Json out = {{"text", reply.text},
+                {"tokens", reply.tokens},
+                {"finish_reason", name_of(reply.finish)},
+                {"prompt_tokens", count},
+                {"generated_tokens", reply.tokens.size()},
+                {"prompt_tokens_per_second", prompt_rate},
+                {"generated_tokens_per_second", reply_rate},
+                {"load_seconds", loaded.load_seconds},
+                {"threads", loaded.device->threads()},
+                {"memory",
+                 {{"weights", loaded.model->weight_bytes()},
+                  {"kv", memory.cache.kv},
+                  {"index", memory.cache.index},
+                  {"state", memory.cache.state},
+                  {"workspace", memory.workspace}}}};
+    if (logprobs >= 0) out["logprobs"] = logprobs_json(reply.logprobs, *loaded.files.tokenizer);
+    fmt::print("{}\n", out.dump(-1, ' ', false, Json::error_handler_t::replace));
   } else {
     std::fputs("\n", stdout);
     fmt::print(stderr,
@@ -116,15 +135,12 @@ void add_run(CLI::App& app) {
   command.add_option("-n,--predict", run->limit, "tokens to generate at most")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
       ->capture_default_str();
+  run->sampling.add_to(command);
   command
-      .add_option("--temp", run->temperature,
-                  "temperature; 0 takes the most likely token [default: the model's]")
-      ->check(CLI::Range(0.0, 100.0));
-  command
-      .add_option("--top-p", run->top_p,
-                  "sample from this share of probability [default: the model's]")
-      ->check(CLI::Range(0.0, 1.0));
-  command.add_option("--seed", run->seed, "seed of the sampling")->capture_default_str();
+      .add_option(
+          "--logprobs", run->logprobs,
+          "with --json: the log probabilities of each token and of this many most likely ones")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
   command.add_option("--system", run->system, "a system message");
   command.add_flag("--raw", run->raw, "give the texts as they are, without the chat template");
   command.add_flag("--json", run->json, "print one JSON object instead of streaming");
