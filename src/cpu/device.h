@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/parallel.h"
+#include "cpu/isa.h"
 #include "ops/device.h"
 
 namespace sala::cpu {
@@ -13,6 +14,7 @@ class CpuDevice final : public Device {
  public:
   explicit CpuDevice(int threads);
   int threads() const override { return pool_.threads(); }
+  bool native_bf16() const override { return has_fast_bf16(); }
   ThreadPool& pool() { return pool_; }
 
   /// At least `bytes` of scratch for the op that runs now, 64-byte aligned, contents undefined; `lane` tells independent

@@ -9,6 +9,7 @@ namespace sala::cpu {
 namespace {
 
 std::atomic<Isa> limit{Isa::avx512};
+std::atomic<bool> bf16_assumed_fast{false};
 
 #if defined(__x86_64__)
 Isa detect() {
@@ -26,11 +27,13 @@ bool detect_vnni() { return __builtin_cpu_supports("avx512vnni"); }
 /// AMD issues two vpdpbf16ps a cycle (from Zen 5; one from Zen 4), as many as f32 FMAs. Intel's
 /// cores up to Emerald Rapids issue one every second cycle, which is half the speed of f32 FMAs on
 /// decoded weights.
-bool detect_fast_bf16() { return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_is("amd"); }
+bool detect_fast_bf16() { return __builtin_cpu_is("amd"); }
+bool detect_bf16() { return __builtin_cpu_supports("avx512bf16"); }
 #else
 Isa detect() { return Isa::baseline; }
 bool detect_vnni() { return false; }
 bool detect_fast_bf16() { return false; }
+bool detect_bf16() { return false; }
 #endif
 
 }  // namespace
@@ -46,9 +49,13 @@ bool has_vnni() {
 }
 
 bool has_fast_bf16() {
-  static const bool found = detect_fast_bf16();
-  return found && isa() == Isa::avx512;
+  static const bool found = detect_bf16();
+  static const bool fast = detect_fast_bf16();
+  return found && isa() == Isa::avx512 &&
+         (fast || bf16_assumed_fast.load(std::memory_order_relaxed));
 }
+
+void assume_fast_bf16(bool assumed) { bf16_assumed_fast = assumed; }
 
 void limit_isa(Isa highest) {
   limit = highest;

@@ -325,6 +325,7 @@ struct Target {
   std::string name;
   int threads = 0;  ///< of the CPU backend; 0 is the reference backend
   cpu::Isa isa = cpu::Isa::avx512;
+  bool bf16 = false;  ///< bf16 arithmetic where it is there, fast or not
 
   std::unique_ptr<Device> open() const {
     return threads == 0 ? open_reference() : open_cpu(threads);
@@ -336,6 +337,7 @@ inline std::vector<Target> cpu_targets() {
   return {{"cpu", 1},
           {"cpu_2_threads", 2},
           {"cpu_3_threads", 3},
+          {"cpu_bf16", 2, cpu::Isa::avx512, true},
           {"cpu_avx2", 2, cpu::Isa::avx2},
           {"cpu_baseline", 1, cpu::Isa::baseline}};
 }
@@ -354,9 +356,13 @@ class Opened {
  public:
   explicit Opened(const Target& target) {
     cpu::limit_isa(target.isa);
+    cpu::assume_fast_bf16(target.bf16);
     device_ = target.open();
   }
-  ~Opened() { cpu::limit_isa(cpu::Isa::avx512); }
+  ~Opened() {
+    cpu::limit_isa(cpu::Isa::avx512);
+    cpu::assume_fast_bf16(false);
+  }
   Opened(const Opened&) = delete;
   Opened& operator=(const Opened&) = delete;
   Device& device() { return *device_; }
