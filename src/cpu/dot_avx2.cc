@@ -1,4 +1,4 @@
-#include <algorithm>
+#include <utility>
 
 #include "cpu/matmul_kernels.h"
 
@@ -26,14 +26,15 @@ constexpr bool decoded(Source source) {
   return source == Source::groups8 || source == Source::groups4;
 }
 
-/// Columns 4i to 4i + 3 of outputs 8v to 8v + 7.
-template <Source kSource>
-[[gnu::target("avx2")]] inline __m256i load_quad(const uint8_t* codes, int i, int v) {
+/// Columns 4i to 4i + 3 of outputs 8v to 8v + 7; kOdd says whether i is.
+template <Source kSource, bool kOdd>
+[[gnu::always_inline, gnu::target("avx2")]] inline __m256i load_quad(const uint8_t* codes, int i,
+                                                                     int v) {
   const int row = kSource == Source::w4 ? i / 2 : i;
   __m256i quad =
       _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + row * kPanel * 4 + v * 32));
   if constexpr (kSource == Source::w4) {
-    if (i % 2 != 0) quad = _mm256_srli_epi16(quad, 4);
+    if constexpr (kOdd) quad = _mm256_srli_epi16(quad, 4);
     quad = _mm256_and_si256(quad, _mm256_set1_epi8(15));
   }
   return quad;
@@ -41,7 +42,8 @@ template <Source kSource>
 
 /// Entries 8v to 8v + 7 of the scales or minima of a group.
 template <Source kSource>
-[[gnu::target("avx2,f16c")]] inline __m256 load_scales(const std::byte* scales, int v) {
+[[gnu::always_inline, gnu::target("avx2,f16c")]] inline __m256 load_scales(const std::byte* scales,
+                                                                           int v) {
   if constexpr (decoded(kSource))
     return _mm256_loadu_ps(reinterpret_cast<const float*>(scales) + 8 * v);
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales) + v));
@@ -49,44 +51,66 @@ template <Source kSource>
 
 /// A group of activations of R rows, ready for its products: even and odd columns widened to 16
 /// bits, or bytes.
-template <int R>
+template <size_t R>
 struct Activations {
   __m256i even[kQuads][R];
   __m256i odd[kQuads][R];
 };
 
-template <Source kSource, int R>
+template <Source kSource, size_t R>
 [[gnu::target("avx2")]] inline void prepare(const int32_t* x, int rows, Activations<R>& out) {
   for (int i = 0; i < kQuads; ++i)
-    for (int r = 0; r < R; ++r) {
-      const __m256i four = _mm256_set1_epi32(x[i * rows + r]);
+    for (size_t r = 0; r < R; ++r) {
+      const __m256i four = _mm256_set1_epi32(x[i * rows + static_cast<int>(r)]);
       out.even[i][r] = narrow(kSource) ? four : _mm256_srai_epi16(_mm256_slli_epi16(four, 8), 8);
       if (!narrow(kSource)) out.odd[i][r] = _mm256_srai_epi16(four, 8);
     }
 }
 
-/// dot[r] = exact sums of a group for outputs 8v to 8v + 7.
-template <Source kSource, int R>
-[[gnu::target("avx2")]] inline void group_dot(const uint8_t* codes, int v, const Activations<R>& x,
-                                              __m256i (&dot)[R]) {
-  for (int r = 0; r < R; ++r) dot[r] = _mm256_setzero_si256();
-  for (int i = 0; i < kQuads; ++i) {
-    const __m256i quad = load_quad<kSource>(codes, i, v);
-    if constexpr (narrow(kSource)) {
-      for (int r = 0; r < R; ++r)
-        dot[r] = _mm256_add_epi16(dot[r], _mm256_maddubs_epi16(quad, x.even[i][r]));
-    } else {
-      const __m256i even = _mm256_and_si256(quad, _mm256_set1_epi16(255));
-      const __m256i odd = _mm256_srli_epi16(quad, 8);
-      for (int r = 0; r < R; ++r) {
-        const __m256i pair = _mm256_add_epi32(_mm256_madd_epi16(even, x.even[i][r]),
-                                              _mm256_madd_epi16(odd, x.odd[i][r]));
-        dot[r] = _mm256_add_epi32(dot[r], pair);
-      }
-    }
+// The loops over rows are folds over constant indices: g++ keeps an array in registers only if no
+// loop ever indexed it.
+
+/// dot[r] += four columns of row r.
+template <Source kSource, size_t... r>
+[[gnu::always_inline, gnu::target("avx2")]] inline void add_columns(
+    __m256i w, int i, const Activations<sizeof...(r)>& x, __m256i (&dot)[sizeof...(r)],
+    std::index_sequence<r...>) {
+  if constexpr (narrow(kSource)) {
+    ((dot[r] = _mm256_add_epi16(dot[r], _mm256_maddubs_epi16(w, x.even[i][r]))), ...);
+  } else {
+    const __m256i even = _mm256_and_si256(w, _mm256_set1_epi16(255));
+    const __m256i odd = _mm256_srli_epi16(w, 8);
+    ((dot[r] = _mm256_add_epi32(dot[r], _mm256_madd_epi16(even, x.even[i][r])),
+      dot[r] = _mm256_add_epi32(dot[r], _mm256_madd_epi16(odd, x.odd[i][r]))),
+     ...);
   }
-  if constexpr (narrow(kSource))
-    for (int r = 0; r < R; ++r) dot[r] = _mm256_madd_epi16(dot[r], _mm256_set1_epi16(1));
+}
+
+/// Outputs 8v to 8v + 7 of a group: c += the scaled sums and the minima.
+template <Source kSource, size_t... r>
+[[gnu::always_inline, gnu::target("avx2,fma,f16c")]] inline void add_group(
+    const Tile& tile, const std::byte* w, int v, const Activations<sizeof...(r)>& x,
+    const float* scales, float* c, bool fresh, std::index_sequence<r...>) {
+  constexpr int kScale = decoded(kSource) ? 4 : 2;
+  const auto* codes = reinterpret_cast<const uint8_t*>(w + 2 * kScale * kPanel);
+  __m256i dot[sizeof...(r)];
+  ((dot[r] = _mm256_setzero_si256()), ...);
+  for (int i = 0; i < kQuads; i += 2) {
+    add_columns<kSource>(load_quad<kSource, false>(codes, i, v), i, x, dot,
+                         std::index_sequence<r...>());
+    add_columns<kSource>(load_quad<kSource, true>(codes, i + 1, v), i + 1, x, dot,
+                         std::index_sequence<r...>());
+  }
+  if constexpr (narrow(kSource)) ((dot[r] = _mm256_madd_epi16(dot[r], _mm256_set1_epi16(1))), ...);
+  const __m256 scale = load_scales<kSource>(w, v);
+  const __m256 min = load_scales<kSource>(w + kScale * kPanel, v);
+  __m256 sum[sizeof...(r)];
+  ((sum[r] = fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(c + r * tile.c_stride)), ...);
+  ((sum[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r]),
+                             _mm256_mul_ps(_mm256_set1_ps(scales[2 * r]), scale), sum[r]),
+    sum[r] = _mm256_fmadd_ps(_mm256_set1_ps(scales[2 * r + 1]), min, sum[r])),
+   ...);
+  (_mm256_storeu_ps(c + r * tile.c_stride, sum[r]), ...);
 }
 
 /// R rows, one panel.
@@ -100,21 +124,9 @@ template <Source kSource, int R>
   Activations<R> ready;
   for (int64_t g = 0; g < tile.count / kGroup; ++g) {
     prepare<kSource>(x, tile.rows, ready);
-    const auto* codes = reinterpret_cast<const uint8_t*>(w + 2 * kScale * kPanel);
-    for (int v = 0; v < kPanel / 8; ++v) {
-      __m256i dot[R];
-      group_dot<kSource>(codes, v, ready, dot);
-      const __m256 scale = load_scales<kSource>(w, v);
-      const __m256 min = load_scales<kSource>(w + kScale * kPanel, v);
-      for (int r = 0; r < R; ++r) {
-        float* place = c + r * tile.c_stride + 8 * v;
-        __m256 sum = tile.fresh && g == 0 ? _mm256_setzero_ps() : _mm256_loadu_ps(place);
-        const __m256 both = _mm256_mul_ps(_mm256_set1_ps(scales[2 * r]), scale);
-        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r]), both, sum);
-        sum = _mm256_fmadd_ps(_mm256_set1_ps(scales[2 * r + 1]), min, sum);
-        _mm256_storeu_ps(place, sum);
-      }
-    }
+    for (int v = 0; v < kPanel / 8; ++v)
+      add_group<kSource>(tile, w, v, ready, scales, c + 8 * v, tile.fresh && g == 0,
+                         std::make_index_sequence<R>());
     x += kQuads * tile.rows;
     scales += 2 * tile.rows;
     w += kGroupBytes;

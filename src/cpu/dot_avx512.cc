@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "cpu/matmul_kernels.h"
 
@@ -17,80 +18,118 @@
 namespace sala::cpu {
 namespace {
 
-constexpr int kRows = 12;
+constexpr int kBf16Rows = 12;
+constexpr int kInt8Rows =
+    8;  // more spill: both the group's sums and the row's must stay in registers
 
 enum class Source : uint8_t { groups, w8, w4 };
 
-/// Two vectors of weight codes: columns 4i to 4i + 3 of 32 rows.
-struct Quad {
-  __m512i low, high;
+/// Weight codes of eight columns of 32 rows: four columns in each vector of 16 rows.
+struct Codes {
+  __m512i first[2];   ///< columns 0 to 3
+  __m512i second[2];  ///< columns 4 to 7
 };
 
 template <Source kSource>
-[[gnu::target("avx512f,avx512bw")]] inline Quad load_quad(const uint8_t* codes, int i) {
-  const uint8_t* place = codes + (kSource == Source::w4 ? i / 2 : i) * kPanel * 4;
-  __m512i low = _mm512_loadu_si512(place);
-  __m512i high = _mm512_loadu_si512(place + 64);
-  if constexpr (kSource == Source::w4) {
-    const __m512i nibble = _mm512_set1_epi8(15);
-    if (i % 2 != 0) {
-      low = _mm512_srli_epi16(low, 4);
-      high = _mm512_srli_epi16(high, 4);
-    }
-    low = _mm512_and_si512(low, nibble);
-    high = _mm512_and_si512(high, nibble);
-  }
-  return {low, high};
+[[gnu::always_inline, gnu::target("avx512f,avx512bw")]] inline Codes load_codes(
+    const uint8_t* codes) {
+  const __m512i a = _mm512_loadu_si512(codes);
+  const __m512i b = _mm512_loadu_si512(codes + 64);
+  if constexpr (kSource != Source::w4)
+    return {{a, b}, {_mm512_loadu_si512(codes + 128), _mm512_loadu_si512(codes + 192)}};
+  const __m512i nibble = _mm512_set1_epi8(15);
+  return {{_mm512_and_si512(a, nibble), _mm512_and_si512(b, nibble)},
+          {_mm512_and_si512(_mm512_srli_epi16(a, 4), nibble),
+           _mm512_and_si512(_mm512_srli_epi16(b, 4), nibble)}};
 }
 
 /// 16 scales or minima of a group, the first or the second half.
 template <Source kSource>
-[[gnu::target("avx512f,avx512bw")]] inline __m512 load_scales(const std::byte* scales, int half) {
+[[gnu::always_inline, gnu::target("avx512f,avx512bw")]] inline __m512 load_scales(
+    const std::byte* scales, int half) {
   if constexpr (kSource == Source::groups)
     return _mm512_loadu_ps(reinterpret_cast<const float*>(scales) + 16 * half);
   return _mm512_maskz_cvtph_ps(  // the plain form warns in g++ 12
       0xFFFF, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales) + half));
 }
 
+// The loops over rows are folds over constant indices: g++ keeps an array in registers only if no
+// loop ever indexed it.
+
+/// dot[2r], dot[2r + 1] += four columns of row r.
+template <size_t... r>
+[[gnu::always_inline, gnu::target("avx512f,avx512vnni")]] inline void add_columns(
+    const __m512i (&w)[2], const int32_t* x, __m512i (&dot)[2 * sizeof...(r)],
+    std::index_sequence<r...>) {
+  ((dot[2 * r] = _mm512_dpbusd_epi32(dot[2 * r], w[0], _mm512_set1_epi32(x[r])),
+    dot[2 * r + 1] = _mm512_dpbusd_epi32(dot[2 * r + 1], w[1], _mm512_set1_epi32(x[r]))),
+   ...);
+}
+
+/// sum[2r + half] += the scaled dot and the minimum of each row.
+template <size_t... r>
+[[gnu::always_inline, gnu::target("avx512f")]] inline void add_group(
+    __m512 scale, __m512 min, const float* scales, int half, const __m512i (&dot)[2 * sizeof...(r)],
+    __m512 (&sum)[2 * sizeof...(r)], std::index_sequence<r...>) {
+  ((sum[2 * r + half] =
+        _mm512_fmadd_ps(_mm512_maskz_cvtepi32_ps(0xFFFF, dot[2 * r + half]),
+                        _mm512_mul_ps(_mm512_set1_ps(scales[2 * r]), scale), sum[2 * r + half]),
+    sum[2 * r + half] = _mm512_fmadd_ps(_mm512_set1_ps(scales[2 * r + 1]), min, sum[2 * r + half])),
+   ...);
+}
+
+template <size_t... r>
+[[gnu::always_inline, gnu::target("avx512f")]] inline void load_sums(
+    const Tile& tile, const float* c, __m512 (&sum)[2 * sizeof...(r)], std::index_sequence<r...>) {
+  if (tile.fresh) {
+    ((sum[2 * r] = sum[2 * r + 1] = _mm512_setzero_ps()), ...);
+    return;
+  }
+  ((sum[2 * r] = _mm512_loadu_ps(c + r * tile.c_stride),
+    sum[2 * r + 1] = _mm512_loadu_ps(c + r * tile.c_stride + 16)),
+   ...);
+}
+
+template <size_t... r>
+[[gnu::always_inline, gnu::target("avx512f")]] inline void store_sums(
+    const Tile& tile, float* c, const __m512 (&sum)[2 * sizeof...(r)], std::index_sequence<r...>) {
+  ((_mm512_storeu_ps(c + r * tile.c_stride, sum[2 * r]),
+    _mm512_storeu_ps(c + r * tile.c_stride + 16, sum[2 * r + 1])),
+   ...);
+}
+
+template <size_t... i>
+[[gnu::always_inline, gnu::target("avx512f")]] inline void clear(__m512i (&dot)[sizeof...(i)],
+                                                                 std::index_sequence<i...>) {
+  ((dot[i] = _mm512_setzero_si512()), ...);
+}
+
 template <Source kSource, int R>
 [[gnu::target("avx512f,avx512bw,avx512vnni")]] void int8_panel(const Tile& tile, const std::byte* w,
                                                                float* c) {
   constexpr int kScale = kSource == Source::groups ? 4 : 2;
-  constexpr int kGroupBytes =
-      2 * kScale * kPanel + kPanel * kGroup / (kSource == Source::w4 ? 2 : 1);
-  __m512 sum[R][2];
-  for (int r = 0; r < R; ++r)
-    for (int h = 0; h < 2; ++h)
-      sum[r][h] =
-          tile.fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(c + r * tile.c_stride + 16 * h);
+  constexpr int kCodes = kPanel * 8 / (kSource == Source::w4 ? 2 : 1);  // bytes of eight columns
+  constexpr std::make_index_sequence<R> rows;
+  __m512 sum[2 * R];
+  load_sums(tile, c, sum, rows);
   const auto* x = static_cast<const int32_t*>(tile.x);
   const float* scales = tile.scales;
-  for (int64_t g = 0; g < tile.count / kGroup; ++g) {
-    const auto* codes = reinterpret_cast<const uint8_t*>(w + 2 * kScale * kPanel);
-    __m512i dot[R][2];
-    for (int r = 0; r < R; ++r) dot[r][0] = dot[r][1] = _mm512_setzero_si512();
-    for (int i = 0; i < kGroup / 4; ++i, x += R) {
-      const Quad quad = load_quad<kSource>(codes, i);
-      for (int r = 0; r < R; ++r) {
-        const __m512i value = _mm512_set1_epi32(x[r]);
-        dot[r][0] = _mm512_dpbusd_epi32(dot[r][0], quad.low, value);
-        dot[r][1] = _mm512_dpbusd_epi32(dot[r][1], quad.high, value);
-      }
+  for (int64_t g = 0; g < tile.count / kGroup; ++g, scales += 2 * R) {
+    const std::byte* group = w;
+    w += 2 * kScale * kPanel;
+    __m512i dot[2 * R];
+    clear(dot, std::make_index_sequence<2 * R>());
+    for (int i = 0; i < kGroup / 8; ++i, x += 2 * R, w += kCodes) {
+      const Codes codes = load_codes<kSource>(reinterpret_cast<const uint8_t*>(w));
+      add_columns(codes.first, x, dot, rows);
+      add_columns(codes.second, x + R, dot, rows);
     }
-    for (int h = 0; h < 2; ++h) {
-      const __m512 scale = load_scales<kSource>(w, h);
-      const __m512 min = load_scales<kSource>(w + kScale * kPanel, h);
-      for (int r = 0; r < R; ++r) {
-        const __m512 both = _mm512_mul_ps(_mm512_set1_ps(scales[2 * r]), scale);
-        sum[r][h] = _mm512_fmadd_ps(_mm512_maskz_cvtepi32_ps(0xFFFF, dot[r][h]), both, sum[r][h]);
-        sum[r][h] = _mm512_fmadd_ps(_mm512_set1_ps(scales[2 * r + 1]), min, sum[r][h]);
-      }
-    }
-    scales += 2 * R;
-    w += kGroupBytes;
+    add_group(load_scales<kSource>(group, 0), load_scales<kSource>(group + kScale * kPanel, 0),
+              scales, 0, dot, sum, rows);
+    add_group(load_scales<kSource>(group, 1), load_scales<kSource>(group + kScale * kPanel, 1),
+              scales, 1, dot, sum, rows);
   }
-  for (int r = 0; r < R; ++r)
-    for (int h = 0; h < 2; ++h) _mm512_storeu_ps(c + r * tile.c_stride + 16 * h, sum[r][h]);
+  store_sums(tile, c, sum, rows);
 }
 
 template <Source kSource, int R>
@@ -102,28 +141,27 @@ void int8_rows(const Tile& tile) {
     int8_panel<kSource, R>(tile, tile.w + p * tile.panel_stride, tile.c + p * kPanel);
 }
 
-/// P panels side by side.
-template <int R, int P>
-[[gnu::target("avx512f,avx512bf16")]] void bf16_tile(const Tile& tile, const std::byte* w,
-                                                     float* c) {
-  __m512 acc[R][2 * P];
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < 2 * P; ++v)
-      acc[r][v] =
-          tile.fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(c + r * tile.c_stride + 16 * v);
+/// sum[2r], sum[2r + 1] += a pair of columns of row r.
+template <size_t... r>
+[[gnu::always_inline, gnu::target("avx512f,avx512bf16")]] inline void add_pair(
+    __m512i low, __m512i high, const int32_t* x, __m512 (&sum)[2 * sizeof...(r)],
+    std::index_sequence<r...>) {
+  ((sum[2 * r] = _mm512_dpbf16_ps(sum[2 * r], (__m512bh)low, (__m512bh)_mm512_set1_epi32(x[r])),
+    sum[2 * r + 1] =
+        _mm512_dpbf16_ps(sum[2 * r + 1], (__m512bh)high, (__m512bh)_mm512_set1_epi32(x[r]))),
+   ...);
+}
+
+template <int R>
+[[gnu::target("avx512f,avx512bf16")]] void bf16_panel(const Tile& tile, const std::byte* w,
+                                                      float* c) {
+  constexpr std::make_index_sequence<R> rows;
+  __m512 sum[2 * R];
+  load_sums(tile, c, sum, rows);
   const auto* x = static_cast<const int32_t*>(tile.x);
-  for (int64_t k = 0; k < tile.count; k += 2, x += R, w += kPanel * 4) {
-    __m512i weights[2 * P];
-    for (int v = 0; v < 2 * P; ++v)
-      weights[v] = _mm512_loadu_si512(w + v / 2 * tile.panel_stride + v % 2 * 64);
-    for (int r = 0; r < R; ++r) {
-      const __m512i value = _mm512_set1_epi32(x[r]);
-      for (int v = 0; v < 2 * P; ++v)
-        acc[r][v] = _mm512_dpbf16_ps(acc[r][v], (__m512bh)weights[v], (__m512bh)value);
-    }
-  }
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < 2 * P; ++v) _mm512_storeu_ps(c + r * tile.c_stride + 16 * v, acc[r][v]);
+  for (int64_t k = 0; k < tile.count; k += 2, x += R, w += kPanel * 4)
+    add_pair(_mm512_loadu_si512(w), _mm512_loadu_si512(w + 64), x, sum, rows);
+  store_sums(tile, c, sum, rows);
 }
 
 template <int R>
@@ -131,25 +169,21 @@ void bf16_rows(const Tile& tile) {
   if constexpr (R > 1) {
     if (tile.rows < R) return bf16_rows<R - 1>(tile);
   }
-  constexpr int kWide = std::max(1, 6 / R);  // 12 chains where rows are few
-  int p = 0;
-  for (; p + kWide <= tile.panels; p += kWide)
-    bf16_tile<R, kWide>(tile, tile.w + p * tile.panel_stride, tile.c + p * kPanel);
-  for (; p < tile.panels; ++p)
-    bf16_tile<R, 1>(tile, tile.w + p * tile.panel_stride, tile.c + p * kPanel);
+  for (int p = 0; p < tile.panels; ++p)
+    bf16_panel<R>(tile, tile.w + p * tile.panel_stride, tile.c + p * kPanel);
 }
 
 }  // namespace
 
 Kernels vnni_kernels(WeightType type) {
-  return {.rows = kRows,
-          .block = int8_rows<Source::groups, kRows>,
+  return {.rows = kInt8Rows,
+          .block = int8_rows<Source::groups, kInt8Rows>,
           .stream = type == WeightType::w8 ? int8_rows<Source::w8, kStreamRows>
                                            : int8_rows<Source::w4, kStreamRows>};
 }
 
 Kernels bf16_kernels() {
-  return {.rows = kRows, .block = bf16_rows<kRows>, .stream = bf16_rows<kStreamRows>};
+  return {.rows = kBf16Rows, .block = bf16_rows<kBf16Rows>, .stream = bf16_rows<kStreamRows>};
 }
 
 }  // namespace sala::cpu

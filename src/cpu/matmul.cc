@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstring>
+#include <span>
 
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
@@ -198,6 +199,21 @@ const std::byte* panel_block(const Job& job, int64_t panel, int64_t first, int64
   return space;
 }
 
+/// The bytes of a panel that hold the columns of the block at `first`.
+std::span<const std::byte> block_bytes(const Job& job, int64_t panel, int64_t first) {
+  const int64_t last = std::min(first + job.column_block, job.w.cols);
+  if (first >= last) return {};
+  const int64_t begin = panel_bytes(job.w.type, first);
+  return {job.w.panel(panel) + begin, static_cast<size_t>(panel_bytes(job.w.type, last) - begin)};
+}
+
+/// Asks for part i of n of `bytes`, so that they come while the tiles before them are computed.
+void prefetch_part(std::span<const std::byte> bytes, int64_t i, int64_t n) {
+  const auto lines = static_cast<int64_t>(bytes.size()) / 64;
+  for (int64_t line = i * lines / n; line < (i + 1) * lines / n; ++line)
+    __builtin_prefetch(bytes.data() + line * 64, 0, 2);
+}
+
 /// The sums of panels [panel, panel + panels) for tiles [begin, end), columns in blocks.
 void sum_block(const Job& job, int64_t panel, int64_t panels, int64_t begin, int64_t end,
                const ItemSpace& space) {
@@ -208,7 +224,11 @@ void sum_block(const Job& job, int64_t panel, int64_t panels, int64_t begin, int
     for (int64_t p = 0; p < passes; ++p) {
       const std::byte* w =
           job.stream ? job.w.panel(panel) : panel_block(job, panel + p, k, count, space.block);
+      const std::span<const std::byte> next = p + 1 < passes
+                                                  ? block_bytes(job, panel + p + 1, k)
+                                                  : block_bytes(job, panel, k + job.column_block);
       for (int64_t t = begin; t < end; ++t) {
+        prefetch_part(next, t - begin, end - begin);
         const int64_t first = job.tile_begin(t);
         const int64_t rows = job.tile_begin(t + 1) - first;
         const Tile tile{.rows = static_cast<int>(rows),

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "cpu/matmul_kernels.h"
 #include "cpu/simd-inl.h"
@@ -73,47 +74,78 @@ struct Bf16Columns {
   }
 };
 
-/// acc += x (one column, R rows) times the weights of that column.
-template <int kColumn, class Columns, int R, int P>
-HWY_INLINE void add_column(const float* x, const typename Columns::Raw (&raw)[P * kVectors],
-                           V (&acc)[R][P * kVectors]) {
-  V w[P * kVectors];
-  for (int v = 0; v < P * kVectors; ++v) w[v] = Columns::template get<kColumn>(raw[v]);
-  for (int r = 0; r < R; ++r) {
-    const V value = hn::Set(Floats(), x[r]);
-    for (int v = 0; v < P * kVectors; ++v) acc[r][v] = hn::MulAdd(value, w[v], acc[r][v]);
-  }
+// The loops over a tile are folds over constant indices: g++ keeps an array in registers only if no
+// loop ever indexed it.
+
+/// acc[v] += value * column `kColumn` of the weights, for the vectors of one row.
+template <int kColumn, class Columns, size_t... v>
+HWY_INLINE void add_row(float x, const typename Columns::Raw (&raw)[sizeof...(v)], V* acc,
+                        std::index_sequence<v...>) {
+  const V value = hn::Set(Floats(), x);
+  ((acc[v] = hn::MulAdd(value, Columns::template get<kColumn>(raw[v]), acc[v])), ...);
 }
 
+/// One column of the weights times that of the activations.
+template <int kColumn, class Columns, size_t N, size_t... r>
+HWY_INLINE void add_column(const float* x, const typename Columns::Raw (&raw)[N],
+                           V (&acc)[N * sizeof...(r)], std::index_sequence<r...>) {
+  (add_row<kColumn, Columns>(x[r], raw, acc + r * N, std::make_index_sequence<N>()), ...);
+}
+
+template <class Columns, size_t... v>
+HWY_INLINE void load_columns(const std::byte* w, int64_t panel_stride,
+                             typename Columns::Raw (&raw)[sizeof...(v)],
+                             std::index_sequence<v...>) {
+  ((raw[v] = Columns::raw(w + static_cast<int64_t>(v / kVectors) * panel_stride,
+                          static_cast<int>(v % kVectors))),
+   ...);
+}
+
+template <size_t N, size_t... i>
+HWY_INLINE void load_sums(const Tile& tile, V (&acc)[sizeof...(i)], std::index_sequence<i...>) {
+  const Floats d;
+  if (tile.fresh) {
+    ((acc[i] = hn::Zero(d)), ...);
+    return;
+  }
+  const float* c = tile.c;
+  const int64_t stride = tile.c_stride;
+  ((acc[i] = hn::LoadU(d, c + static_cast<int64_t>(i / N) * stride + i % N * kLanes)), ...);
+}
+
+template <size_t N, size_t... i>
+HWY_INLINE void store_sums(const Tile& tile, const V (&acc)[sizeof...(i)],
+                           std::index_sequence<i...>) {
+  float* c = tile.c;
+  const int64_t stride = tile.c_stride;
+  (hn::StoreU(acc[i], Floats(), c + static_cast<int64_t>(i / N) * stride + i % N * kLanes), ...);
+}
+
+/// R rows, P panels.
 template <class Columns, int R, int P>
 void f32_tile(const Tile& tile) {
-  const Floats d;
-  V acc[R][P * kVectors];
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < P * kVectors; ++v)
-      acc[r][v] = tile.fresh ? hn::Zero(d) : hn::LoadU(d, tile.c + r * tile.c_stride + v * kLanes);
+  constexpr size_t kWidth = P * kVectors;
+  constexpr std::make_index_sequence<R> rows;
+  constexpr std::make_index_sequence<kWidth> width;
+  constexpr std::make_index_sequence<R * kWidth> sums;
+  V acc[R * kWidth];
+  load_sums<kWidth>(tile, acc, sums);
   const auto* x = static_cast<const float*>(tile.x);
   const std::byte* w = tile.w;
+  typename Columns::Raw raw[kWidth];
   int64_t left = tile.count;
-  typename Columns::Raw raw[P * kVectors];
   for (; left >= Columns::kColumns; left -= Columns::kColumns) {
-    for (int p = 0; p < P; ++p)
-      for (int v = 0; v < kVectors; ++v)
-        raw[p * kVectors + v] = Columns::raw(w + p * tile.panel_stride, v);
-    add_column<0, Columns, R, P>(x, raw, acc);
-    if constexpr (Columns::kColumns == 2) add_column<1, Columns, R, P>(x + R, raw, acc);
+    load_columns<Columns>(w, tile.panel_stride, raw, width);
+    add_column<0, Columns>(x, raw, acc, rows);
+    if constexpr (Columns::kColumns == 2) add_column<1, Columns>(x + R, raw, acc, rows);
     x += Columns::kColumns * R;
     w += Columns::kStep;
   }
   if (left > 0) {
-    for (int p = 0; p < P; ++p)
-      for (int v = 0; v < kVectors; ++v)
-        raw[p * kVectors + v] = Columns::raw(w + p * tile.panel_stride, v);
-    add_column<0, Columns, R, P>(x, raw, acc);
+    load_columns<Columns>(w, tile.panel_stride, raw, width);
+    add_column<0, Columns>(x, raw, acc, rows);
   }
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < P * kVectors; ++v)
-      hn::StoreU(acc[r][v], d, tile.c + r * tile.c_stride + v * kLanes);
+  store_sums<kWidth>(tile, acc, sums);
 }
 
 template <int R>
