@@ -40,6 +40,7 @@ void decay_powers(float slope, int64_t count, float* powers) {
 
 /// Outputs of the tokens of a cell whose keys and values are already among its rows.
 void mix(const LightningCell& x) {
+  Fetch fetch = no_fetch(x.state);
   const Matrix state{x.state, x.d};
   const Matrix keys{x.keys, x.cell};
   const Matrix values{x.values, x.d};
@@ -55,15 +56,15 @@ void mix(const LightningCell& x) {
       from_keys.c[r] = x.weights + r * x.cell;
       length[r] = offset + r + 1;
     }
-    multiply_rows<true>(from_state, count, 0, x.d, state, x.d);
+    multiply_rows<true>(from_state, count, 0, x.d, state, x.d, fetch);
     // Whole vectors of keys where the memory has them: those behind the last token are computed and
     // not used.
     const int64_t columns = HWY_MIN(x.cell, (offset + count + lanes() - 1) / lanes() * lanes());
-    multiply_rows<true>(from_keys, count, 0, x.d, keys, columns);
+    multiply_rows<true>(from_keys, count, 0, x.d, keys, columns, fetch);
     for (int r = 0; r < count; ++r)
       for (int64_t j = 0; j < length[r]; ++j) from_keys.c[r][j] *= x.powers[length[r] - 1 - j];
     for (int r = 0; r < count; ++r) from_state.a[r] = from_keys.c[r];
-    accumulate_rows(from_state, count, length, values, x.d);
+    accumulate_rows(from_state, count, length, values, x.d, fetch);
     for (int r = 0; r < count; ++r)
       for_each_lane(x.d, [&](auto d, int64_t v) {
         hn::StoreU(hn::Mul(hn::LoadU(d, from_state.c[r] + v), hn::Set(d, x.scale)), d,
@@ -74,6 +75,7 @@ void mix(const LightningCell& x) {
 
 /// Folds a full cell into the state.
 void fold(const LightningCell& x) {
+  Fetch fetch = no_fetch(x.state);
   const Matrix values{x.values, x.d};
   for (int64_t begin = 0; begin < x.d; begin += kTileRows) {
     const int count = static_cast<int>(HWY_MIN(kTileRows, x.d - begin));
@@ -86,7 +88,7 @@ void fold(const LightningCell& x) {
       tile.c[r] = x.state + (begin + r) * x.d;
       tile.start[r] = x.powers[x.cell];
     }
-    multiply_rows<false>(tile, count, 0, x.cell, values, x.d);
+    multiply_rows<false>(tile, count, 0, x.cell, values, x.d, fetch);
   }
 }
 

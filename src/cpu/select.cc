@@ -25,6 +25,7 @@ namespace {
 
 /// scores [window][column] = q.k, -inf where the query does not see the window.
 void score(const SelectTile& x) {
+  Fetch fetch = no_fetch(x.q);
   const Matrix q{x.q, x.columns};
   for (int64_t first = 0; first < x.count; first += kTileRows) {
     const int count = static_cast<int>(HWY_MIN(kTileRows, x.count - first));
@@ -33,7 +34,7 @@ void score(const SelectTile& x) {
       tile.a[r] = x.keys[first + r];
       tile.c[r] = x.scores + (first + r) * x.columns;
     }
-    multiply_rows<true>(tile, count, 0, x.d, q, x.columns);
+    multiply_rows<true>(tile, count, 0, x.d, q, x.columns, fetch);
   }
   if (!x.masked) return;
   const Floats d;
