@@ -24,8 +24,7 @@ namespace {
 
 /// Scales the scores of one row, hides those of keys that it may not see, and
 /// returns the largest.
-HWY_INLINE float scale_scores(float *HWY_RESTRICT scores, int64_t visible,
-                              float scale) {
+HWY_INLINE float scale_scores(float* HWY_RESTRICT scores, int64_t visible, float scale) {
   const Floats d;
   const int64_t step = lanes();
   const auto none = hn::Set(d, -std::numeric_limits<float>::infinity());
@@ -33,8 +32,7 @@ HWY_INLINE float scale_scores(float *HWY_RESTRICT scores, int64_t visible,
   for (int64_t j = 0; j < visible; j += step) {
     auto s = hn::Mul(hn::LoadU(d, scores + j), hn::Set(d, scale));
     if (j + step > visible)
-      s = hn::IfThenElse(hn::FirstN(d, static_cast<size_t>(visible - j)), s,
-                         none);
+      s = hn::IfThenElse(hn::FirstN(d, static_cast<size_t>(visible - j)), s, none);
     hn::StoreU(s, d, scores + j);
     top = hn::Max(top, s);
   }
@@ -42,13 +40,11 @@ HWY_INLINE float scale_scores(float *HWY_RESTRICT scores, int64_t visible,
 }
 
 /// Turns the scores of one row into exp(score - largest) and returns their sum.
-HWY_INLINE float exponentiate(float *HWY_RESTRICT scores, int64_t visible,
-                              float largest) {
+HWY_INLINE float exponentiate(float* HWY_RESTRICT scores, int64_t visible, float largest) {
   const Floats d;
   auto total = hn::Zero(d);
   for (int64_t j = 0; j < visible; j += lanes()) {
-    const auto p =
-        exp(d, hn::Sub(hn::LoadU(d, scores + j), hn::Set(d, largest)));
+    const auto p = exp(d, hn::Sub(hn::LoadU(d, scores + j), hn::Set(d, largest)));
     hn::StoreU(p, d, scores + j);
     total = hn::Add(total, p);
   }
@@ -57,12 +53,11 @@ HWY_INLINE float exponentiate(float *HWY_RESTRICT scores, int64_t visible,
 
 /// Turns scores into weights, row by row in loops whose rows overlap: a row
 /// alone is one long chain.
-void weigh(const AttendedBlock &block) {
-  float *HWY_RESTRICT rescale = block.rescale;
+void weigh(const AttendedBlock& block) {
+  float* HWY_RESTRICT rescale = block.rescale;
   for (int64_t i = 0; i < block.rows; ++i) {
-    float &largest = block.softmax.largest[block.state[i]];
-    const float top = scale_scores(block.scores + i * block.lanes,
-                                   block.visible[i], block.scale);
+    float& largest = block.softmax.largest[block.state[i]];
+    const float top = scale_scores(block.scores + i * block.lanes, block.visible[i], block.scale);
     const float now = HWY_MAX(largest, top);
     rescale[i] = largest - now;
     largest = now;
@@ -72,36 +67,30 @@ void weigh(const AttendedBlock &block) {
   });
   for (int64_t i = 0; i < block.rows; ++i) {
     const int32_t row = block.state[i];
-    float &sum = block.softmax.sum[row];
-    sum = sum * rescale[i] + exponentiate(block.scores + i * block.lanes,
-                                          block.visible[i],
+    float& sum = block.softmax.sum[row];
+    sum = sum * rescale[i] + exponentiate(block.scores + i * block.lanes, block.visible[i],
                                           block.softmax.largest[row]);
   }
 }
 
 /// The keys, then the values, of a block as f32.
-const float *as_floats(const AttendedBlock &block, int64_t first, int64_t count,
-                       float *scratch) {
-  if (block.type == DType::f32)
-    return reinterpret_cast<const float *>(block.keys) + first;
-  widen(reinterpret_cast<const uint16_t *>(block.keys) + first, scratch, count);
+const float* as_floats(const AttendedBlock& block, int64_t first, int64_t count, float* scratch) {
+  if (block.type == DType::f32) return reinterpret_cast<const float*>(block.keys) + first;
+  widen(reinterpret_cast<const uint16_t*>(block.keys) + first, scratch, count);
   return scratch;
 }
 
 /// Adds one block to the softmax of its rows.
-void attend(const AttendedBlock &block) {
+void attend(const AttendedBlock& block) {
   const int64_t d = block.head_dim;
   int64_t most = 0;
-  for (int64_t i = 0; i < block.rows; ++i)
-    most = HWY_MAX(most, block.visible[i]);
+  for (int64_t i = 0; i < block.rows; ++i) most = HWY_MAX(most, block.visible[i]);
   const int64_t columns = (most + lanes() - 1) / lanes() * lanes();
 
-  const int64_t bytes =
-      d * (block.lanes + block.page) * (block.type == DType::f32 ? 4 : 2);
-  const std::byte *next = block.next == nullptr ? block.keys : block.next;
+  const int64_t bytes = d * (block.lanes + block.page) * (block.type == DType::f32 ? 4 : 2);
+  const std::byte* next = block.next == nullptr ? block.keys : block.next;
   Fetch fetch{next, block.next == nullptr ? next : next + bytes - 64};
-  const Matrix keys{as_floats(block, 0, d * block.lanes, block.wide),
-                    block.lanes};
+  const Matrix keys{as_floats(block, 0, d * block.lanes, block.wide), block.lanes};
   for (int64_t first = 0; first < block.rows; first += kTileRows) {
     const int count = static_cast<int>(HWY_MIN(kTileRows, block.rows - first));
     RowTile tile;
@@ -114,8 +103,7 @@ void attend(const AttendedBlock &block) {
 
   weigh(block);
 
-  const Matrix values{as_floats(block, d * block.lanes, most * d, block.wide),
-                      d};
+  const Matrix values{as_floats(block, d * block.lanes, most * d, block.wide), d};
   for (int64_t first = 0; first < block.rows; first += kTileRows) {
     const int count = static_cast<int>(HWY_MIN(kTileRows, block.rows - first));
     RowTile tile;
@@ -129,40 +117,35 @@ void attend(const AttendedBlock &block) {
 }
 
 /// Adds row `row` of a finished segment to the total.
-void merge_row(const Softmax &segment, const Softmax &total, int64_t row,
-               int64_t head_dim) {
-  if (segment.sum[row] == 0.0f)
-    return;
+void merge_row(const Softmax& segment, const Softmax& total, int64_t row, int64_t head_dim) {
+  if (segment.sum[row] == 0.0f) return;
   const float largest = HWY_MAX(total.largest[row], segment.largest[row]);
   const float old = exp(total.largest[row] - largest);
   const float add = exp(segment.largest[row] - largest);
   total.sum[row] = total.sum[row] * old + segment.sum[row] * add;
   total.largest[row] = largest;
-  float *HWY_RESTRICT to = total.values + row * head_dim;
-  const float *HWY_RESTRICT from = segment.values + row * head_dim;
+  float* HWY_RESTRICT to = total.values + row * head_dim;
+  const float* HWY_RESTRICT from = segment.values + row * head_dim;
   for_each_lane(head_dim, [&](auto d, int64_t i) {
     const auto kept = hn::Mul(hn::LoadU(d, to + i), hn::Set(d, old));
-    hn::StoreU(hn::MulAdd(hn::LoadU(d, from + i), hn::Set(d, add), kept), d,
-               to + i);
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, from + i), hn::Set(d, add), kept), d, to + i);
   });
 }
 
 /// o = values / sum, times sigmoid(gate) where a gate is given.
-void finish_row(const Softmax &total, int64_t row, int64_t head_dim,
-                const float *gate, float *HWY_RESTRICT o) {
-  const float *HWY_RESTRICT values = total.values + row * head_dim;
-  const float inverse =
-      total.sum[row] > 0.0f ? 1.0f / total.sum[row] : total.sum[row];
+void finish_row(const Softmax& total, int64_t row, int64_t head_dim, const float* gate,
+                float* HWY_RESTRICT o) {
+  const float* HWY_RESTRICT values = total.values + row * head_dim;
+  const float inverse = total.sum[row] > 0.0f ? 1.0f / total.sum[row] : total.sum[row];
   for_each_lane(head_dim, [&](auto d, int64_t i) {
     auto y = hn::Mul(hn::LoadU(d, values + i), hn::Set(d, inverse));
-    if (gate != nullptr)
-      y = hn::Mul(y, sigmoid(d, hn::LoadU(d, gate + i)));
+    if (gate != nullptr) y = hn::Mul(y, sigmoid(d, hn::LoadU(d, gate + i)));
     hn::StoreU(y, d, o + i);
   });
 }
 
-} // namespace
-} // namespace sala::cpu::HWY_NAMESPACE
+}  // namespace
+}  // namespace sala::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
@@ -173,7 +156,7 @@ HWY_EXPORT(attend);
 HWY_EXPORT(merge_row);
 HWY_EXPORT(finish_row);
 
-constexpr int64_t kSegment = 16; ///< blocks
+constexpr int64_t kSegment = 16;  ///< blocks
 constexpr int64_t kEnd = std::numeric_limits<int64_t>::max();
 /// Rows of one item: their states and scores stay in the second-level cache.
 constexpr int64_t kMostRows = 256;
@@ -183,7 +166,7 @@ constexpr int64_t kFewestRows = 12;
 /// The blocks of one query that an item has still to visit: list[next..end), or
 /// next..end themselves when dense.
 struct Cursor {
-  const int32_t *list = nullptr;
+  const int32_t* list = nullptr;
   int64_t next = 0;
   int64_t end = 0;
 
@@ -194,12 +177,12 @@ struct Cursor {
 
 /// What one thread works with.
 struct Scratch {
-  Cursor *cursors;
+  Cursor* cursors;
   Softmax segment, total;
   AttendedBlock block;
 };
 
-Softmax take_softmax(Carver &carver, int64_t rows, int64_t head_dim) {
+Softmax take_softmax(Carver& carver, int64_t rows, int64_t head_dim) {
   return {.largest = carver.take<float>(rows),
           .sum = carver.take<float>(rows),
           .values = carver.take<float>(rows * head_dim)};
@@ -207,56 +190,53 @@ Softmax take_softmax(Carver &carver, int64_t rows, int64_t head_dim) {
 
 /// One call of the op.
 struct Call {
-  CpuDevice &device;
-  const Sequences &sequences;
+  CpuDevice& device;
+  const Sequences& sequences;
   In q;
-  const KvPages &pages;
+  const KvPages& pages;
   In lists, counts;
   float scale;
   In gate;
   Out o;
-  int64_t group = 0;   ///< heads of a kv head
-  int64_t longest = 0; ///< queries of a run
+  int64_t group = 0;    ///< heads of a kv head
+  int64_t longest = 0;  ///< queries of a run
 
   int64_t rows() const { return longest * group; }
-  int64_t own_block(const Run &run) const { return run.position / pages.page; }
-  Scratch carve(Carver &carver) const;
-  Cursor cursor(const Run &run, int64_t query, int64_t g,
-                int64_t segment) const;
-  int64_t next_block(const Run &run, const Scratch &scratch) const;
-  const std::byte *keys_of(const Run &run, int64_t g, int64_t index) const;
-  void visit_block(const Run &run, int64_t g, int64_t index,
-                   const Softmax &softmax, Scratch &scratch) const;
-  void visit_segment(const Run &run, int64_t g, const Softmax &softmax,
-                     Scratch &scratch) const;
-  void merge(const Run &run, const Softmax &segment,
-             const Softmax &total) const;
-  void finish(const Run &run, int64_t g, const Softmax &total) const;
-  void attend_run(const Run &run, int64_t g, Scratch &scratch) const;
-  void attend_runs(const Runs &runs) const;
-  void attend_segments(const Runs &runs, int64_t segments) const;
+  int64_t own_block(const Run& run) const { return run.position / pages.page; }
+  Scratch carve(Carver& carver) const;
+  Cursor cursor(const Run& run, int64_t query, int64_t g, int64_t segment) const;
+  int64_t next_block(const Run& run, const Scratch& scratch) const;
+  const std::byte* keys_of(const Run& run, int64_t g, int64_t index) const;
+  void visit_block(const Run& run, int64_t g, int64_t index, const Softmax& softmax,
+                   Scratch& scratch) const;
+  void visit_segment(const Run& run, int64_t g, const Softmax& softmax, Scratch& scratch) const;
+  void merge(const Run& run, const Softmax& segment, const Softmax& total) const;
+  void finish(const Run& run, int64_t g, const Softmax& total) const;
+  void attend_run(const Run& run, int64_t g, Scratch& scratch) const;
+  void attend_runs(const Runs& runs) const;
+  void attend_segments(const Runs& runs, int64_t segments) const;
 };
 
-void reset(const Softmax &softmax, int64_t rows, int64_t head_dim) {
+void reset(const Softmax& softmax, int64_t rows, int64_t head_dim) {
   std::fill_n(softmax.largest, rows, -std::numeric_limits<float>::infinity());
   std::fill_n(softmax.sum, rows, 0.0f);
   std::fill_n(softmax.values, rows * head_dim, 0.0f);
 }
 
-Scratch Call::carve(Carver &carver) const {
+Scratch Call::carve(Carver& carver) const {
   Scratch scratch;
   const int64_t d = pages.head_dim;
   const int64_t lanes = pages.page_lanes();
   scratch.cursors = carver.take<Cursor>(longest);
   scratch.segment = take_softmax(carver, rows(), d);
   scratch.total = take_softmax(carver, rows(), d);
-  AttendedBlock &block = scratch.block;
+  AttendedBlock& block = scratch.block;
   block.type = pages.field.type;
   block.head_dim = pages.head_dim;
   block.page = pages.page;
   block.lanes = pages.page_lanes();
   block.scale = scale;
-  block.q = carver.take<const float *>(rows());
+  block.q = carver.take<const float*>(rows());
   block.state = carver.take<int32_t>(rows());
   block.visible = carver.take<int64_t>(rows());
   block.scores = carver.take<float>(rows() * lanes);
@@ -267,52 +247,46 @@ Scratch Call::carve(Carver &carver) const {
 }
 
 /// The blocks of a query, or those of one segment where `segment` >= 0.
-Cursor Call::cursor(const Run &run, int64_t query, int64_t g,
-                    int64_t segment) const {
+Cursor Call::cursor(const Run& run, int64_t query, int64_t g, int64_t segment) const {
   const int64_t token = run.token + query;
   const int32_t count = lists.empty() ? -1 : counts.row<int32_t>(token)[g];
   const int64_t first = segment < 0 ? 0 : segment * kSegment;
-  const int64_t last = segment < 0
-                           ? own_block(run) + 1
-                           : std::min(own_block(run) + 1, first + kSegment);
-  if (count < 0)
-    return {.next = std::min(first, last), .end = last};
-  const int32_t *list =
-      lists.as<int32_t>() + token * lists.stride[0] + g * lists.stride[1];
+  const int64_t last =
+      segment < 0 ? own_block(run) + 1 : std::min(own_block(run) + 1, first + kSegment);
+  if (count < 0) return {.next = std::min(first, last), .end = last};
+  const int32_t* list = lists.as<int32_t>() + token * lists.stride[0] + g * lists.stride[1];
   return {.list = list,
           .next = std::lower_bound(list, list + count, first) - list,
           .end = std::lower_bound(list, list + count, last) - list};
 }
 
 /// The lowest block at which a cursor stands, or kEnd.
-int64_t Call::next_block(const Run &run, const Scratch &scratch) const {
+int64_t Call::next_block(const Run& run, const Scratch& scratch) const {
   int64_t index = kEnd;
   for (int64_t query = 0; query < run.count; ++query)
-    if (!scratch.cursors[query].done())
-      index = std::min(index, scratch.cursors[query].block());
+    if (!scratch.cursors[query].done()) index = std::min(index, scratch.cursors[query].block());
   return index;
 }
 
-const std::byte *Call::keys_of(const Run &run, int64_t g, int64_t index) const {
-  const auto *page = page_data<const std::byte>(
-      pages.field, pool_page(sequences, run.sequence, index));
+const std::byte* Call::keys_of(const Run& run, int64_t g, int64_t index) const {
+  const auto* page =
+      page_data<const std::byte>(pages.field, pool_page(sequences, run.sequence, index));
   return page + g * pages.head_elements() * size_of(pages.field.type);
 }
 
 /// One block, for the queries whose cursors stand at it.
-void Call::visit_block(const Run &run, int64_t g, int64_t index,
-                       const Softmax &softmax, Scratch &scratch) const {
-  AttendedBlock &block = scratch.block;
+void Call::visit_block(const Run& run, int64_t g, int64_t index, const Softmax& softmax,
+                       Scratch& scratch) const {
+  AttendedBlock& block = scratch.block;
   const int64_t d = pages.head_dim;
   block.rows = 0;
   for (int64_t query = 0; query < run.count; ++query) {
-    Cursor &cursor = scratch.cursors[query];
-    if (cursor.done() || cursor.block() != index)
-      continue;
+    Cursor& cursor = scratch.cursors[query];
+    if (cursor.done() || cursor.block() != index) continue;
     ++cursor.next;
-    const int64_t visible = std::min<int64_t>(
-        pages.page, run.position + query - index * pages.page + 1);
-    const float *q_row = q.row<float>(run.token + query) + g * group * d;
+    const int64_t visible =
+        std::min<int64_t>(pages.page, run.position + query - index * pages.page + 1);
+    const float* q_row = q.row<float>(run.token + query) + g * group * d;
     for (int64_t h = 0; h < group; ++h) {
       block.q[block.rows] = q_row + h * d;
       block.state[block.rows] = static_cast<int32_t>(query * group + h);
@@ -327,41 +301,37 @@ void Call::visit_block(const Run &run, int64_t g, int64_t index,
 }
 
 /// The next segment that any cursor stands in, from its start.
-void Call::visit_segment(const Run &run, int64_t g, const Softmax &softmax,
-                         Scratch &scratch) const {
+void Call::visit_segment(const Run& run, int64_t g, const Softmax& softmax,
+                         Scratch& scratch) const {
   reset(softmax, run.count * group, pages.head_dim);
   int64_t segment = -1;
   while (true) {
     const int64_t index = next_block(run, scratch);
-    if (index == kEnd)
-      return;
-    if (segment >= 0 && index / kSegment != segment)
-      return;
+    if (index == kEnd) return;
+    if (segment >= 0 && index / kSegment != segment) return;
     segment = index / kSegment;
     visit_block(run, g, index, softmax, scratch);
   }
 }
 
-void Call::merge(const Run &run, const Softmax &segment,
-                 const Softmax &total) const {
+void Call::merge(const Run& run, const Softmax& segment, const Softmax& total) const {
   const auto merge_kernel = HWY_DYNAMIC_DISPATCH(merge_row);
   for (int64_t row = 0; row < run.count * group; ++row)
     merge_kernel(segment, total, row, pages.head_dim);
 }
 
-void Call::finish(const Run &run, int64_t g, const Softmax &total) const {
+void Call::finish(const Run& run, int64_t g, const Softmax& total) const {
   const auto finish_kernel = HWY_DYNAMIC_DISPATCH(finish_row);
   const int64_t d = pages.head_dim;
   for (int64_t row = 0; row < run.count * group; ++row) {
     const int64_t token = run.token + row / group;
     const int64_t column = (g * group + row % group) * d;
-    finish_kernel(total, row, d,
-                  gate.empty() ? nullptr : gate.row<float>(token) + column,
+    finish_kernel(total, row, d, gate.empty() ? nullptr : gate.row<float>(token) + column,
                   o.row<float>(token) + column);
   }
 }
 
-void Call::attend_run(const Run &run, int64_t g, Scratch &scratch) const {
+void Call::attend_run(const Run& run, int64_t g, Scratch& scratch) const {
   for (int64_t query = 0; query < run.count; ++query)
     scratch.cursors[query] = cursor(run, query, g, -1);
   reset(scratch.total, run.count * group, pages.head_dim);
@@ -373,30 +343,29 @@ void Call::attend_run(const Run &run, int64_t g, Scratch &scratch) const {
 }
 
 /// One item a run and kv head, the longest first.
-void Call::attend_runs(const Runs &runs) const {
+void Call::attend_runs(const Runs& runs) const {
   Carver size;
   carve(size);
-  std::byte *memory = device.scratch(1, size.bytes() * device.threads());
+  std::byte* memory = device.scratch(1, size.bytes() * device.threads());
   const auto item = [&](int64_t i, int thread) {
     Carver carver(memory + thread * size.bytes());
     Scratch scratch = carve(carver);
     const int64_t last = runs.count - 1;
-    attend_run(runs.data[last - i / pages.kv_heads], i % pages.kv_heads,
-               scratch);
+    attend_run(runs.data[last - i / pages.kv_heads], i % pages.kv_heads, scratch);
   };
   device.pool().run(runs.count * pages.kv_heads, std::cref(item));
 }
 
 /// One item a run, kv head and segment, whose results are merged in a second
 /// loop: for a few queries on many threads.
-void Call::attend_segments(const Runs &runs, int64_t segments) const {
+void Call::attend_segments(const Runs& runs, int64_t segments) const {
   Carver size;
   carve(size);
-  std::byte *memory = device.scratch(1, size.bytes() * device.threads());
+  std::byte* memory = device.scratch(1, size.bytes() * device.threads());
   Carver part_size;
   take_softmax(part_size, rows(), pages.head_dim);
   const int64_t items = runs.count * pages.kv_heads;
-  std::byte *parts = device.scratch(2, items * segments * part_size.bytes());
+  std::byte* parts = device.scratch(2, items * segments * part_size.bytes());
   const auto part = [&](int64_t item, int64_t segment) {
     Carver carver(parts + (item * segments + segment) * part_size.bytes());
     return take_softmax(carver, rows(), pages.head_dim);
@@ -404,7 +373,7 @@ void Call::attend_segments(const Runs &runs, int64_t segments) const {
   const auto visit = [&](int64_t i, int thread) {
     Carver carver(memory + thread * size.bytes());
     Scratch scratch = carve(carver);
-    const Run &run = runs.data[i / segments / pages.kv_heads];
+    const Run& run = runs.data[i / segments / pages.kv_heads];
     const int64_t g = i / segments % pages.kv_heads;
     for (int64_t query = 0; query < run.count; ++query)
       scratch.cursors[query] = cursor(run, query, g, i % segments);
@@ -414,7 +383,7 @@ void Call::attend_segments(const Runs &runs, int64_t segments) const {
   const auto combine = [&](int64_t i, int thread) {
     Carver carver(memory + thread * size.bytes());
     const Scratch scratch = carve(carver);
-    const Run &run = runs.data[i / pages.kv_heads];
+    const Run& run = runs.data[i / pages.kv_heads];
     reset(scratch.total, run.count * group, pages.head_dim);
     for (int64_t segment = 0; segment < segments; ++segment)
       merge(run, part(i, segment), scratch.total);
@@ -423,13 +392,12 @@ void Call::attend_segments(const Runs &runs, int64_t segments) const {
   device.pool().run(items, std::cref(combine));
 }
 
-} // namespace
+}  // namespace
 
-void attention(Device &device, const Sequences &sequences, In q,
-               const KvPages &pages, In lists, In counts, float scale, In gate,
-               Out o) {
-  constexpr int64_t kMostParts = int64_t{32} << 20; // bytes of partial results
-  CpuDevice &cpu = self(device);
+void attention(Device& device, const Sequences& sequences, In q, const KvPages& pages, In lists,
+               In counts, float scale, In gate, Out o) {
+  constexpr int64_t kMostParts = int64_t{32} << 20;  // bytes of partial results
+  CpuDevice& cpu = self(device);
   Call call{.device = cpu,
             .sequences = sequences,
             .q = q,
@@ -440,15 +408,12 @@ void attention(Device &device, const Sequences &sequences, In q,
             .gate = gate,
             .o = o,
             .group = q.dim[1] / pages.head_dim / pages.kv_heads};
-  const int64_t share =
-      sequences.tokens() * pages.kv_heads / (4 * cpu.threads());
+  const int64_t share = sequences.tokens() * pages.kv_heads / (4 * cpu.threads());
   call.longest = std::max(std::min(share, kMostRows / call.group),
                           (kFewestRows + call.group - 1) / call.group);
   call.longest = std::min<int64_t>(call.longest, pages.page);
-  const Runs runs =
-      cut_runs(cpu, sequences, pages.page, static_cast<int>(call.longest));
-  if (runs.count == 0)
-    return;
+  const Runs runs = cut_runs(cpu, sequences, pages.page, static_cast<int>(call.longest));
+  if (runs.count == 0) return;
   int64_t blocks = 0;
   for (int64_t i = 0; i < runs.count; ++i)
     blocks = std::max(blocks, call.own_block(runs.data[i]) + 1);
@@ -464,5 +429,5 @@ void attention(Device &device, const Sequences &sequences, In q,
   }
 }
 
-} // namespace sala::cpu
+}  // namespace sala::cpu
 #endif

@@ -9,30 +9,27 @@ namespace sala::cpu {
 /// Running softmax of the rows of a run, a row being one head of one query: the
 /// largest score, the sum of exp(score - largest), and the values weighted so.
 struct Softmax {
-  float *largest = nullptr; ///< [rows], -inf before the first key
-  float *sum = nullptr;     ///< [rows]
-  float *values = nullptr;  ///< [rows][head_dim]
+  float* largest = nullptr;  ///< [rows], -inf before the first key
+  float* sum = nullptr;      ///< [rows]
+  float* values = nullptr;   ///< [rows][head_dim]
 };
 
 /// One block of keys, and the rows that attend to it.
 struct AttendedBlock {
-  const std::byte *keys =
-      nullptr; ///< K^T of one kv head, V behind it, of `type`
-  const std::byte *next = nullptr; ///< the same of the block that comes after,
-                                   ///< to be fetched meanwhile
+  const std::byte* keys = nullptr;  ///< K^T of one kv head, V behind it, of `type`
+  const std::byte* next = nullptr;  ///< the same of the block that comes after,
+                                    ///< to be fetched meanwhile
   DType type = DType::f32;
   int head_dim = 0, page = 0, lanes = 0;
   float scale = 1.0f;
   int64_t rows = 0;
-  const float **q = nullptr; ///< [rows]
-  int32_t *state = nullptr;  ///< [rows] which row of `softmax` each is
-  int64_t *visible =
-      nullptr; ///< [rows] keys that the row may see, from the first: at least 1
+  const float** q = nullptr;   ///< [rows]
+  int32_t* state = nullptr;    ///< [rows] which row of `softmax` each is
+  int64_t* visible = nullptr;  ///< [rows] keys that the row may see, from the first: at least 1
   Softmax softmax;
-  float *scores = nullptr;  ///< scratch [rows][lanes]
-  float *rescale = nullptr; ///< scratch [rows]
-  float *wide =
-      nullptr; ///< scratch [head_dim][lanes]: the keys as f32, then the values
+  float* scores = nullptr;   ///< scratch [rows][lanes]
+  float* rescale = nullptr;  ///< scratch [rows]
+  float* wide = nullptr;     ///< scratch [head_dim][lanes]: the keys as f32, then the values
 };
 
-} // namespace sala::cpu
+}  // namespace sala::cpu

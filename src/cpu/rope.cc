@@ -54,7 +54,8 @@ namespace sala::cpu {
 
 HWY_EXPORT(norm_rope_row);
 
-void rope_table(Device& device, In positions, In inverse_frequency, RopeFactor factor, Out cos, Out sin) {
+void rope_table(Device& device, In positions, In inverse_frequency, RopeFactor factor, Out cos,
+                Out sin) {
   constexpr int64_t kCost = 64;  // of a sine and a cosine, in the units of for_rows
   const int64_t half = cos.dim[1];
   for_rows(self(device), cos.dim[0], half * kCost, [&](int64_t t) {
