@@ -31,26 +31,53 @@ void decode_nibbles(const std::byte* packed, uint8_t* codes) {
   }
 }
 
-/// One block: 32 codes, scale and minimum such that value = scale * code + min. A signed code c of
-/// a file becomes c + n, which shifts the minimum by -n * scale: a power of two times the scale, so
-/// exact in f16 unless it overflows.
+/// Adds the fifth bits of 32 columns.
+void add_high_bits(const std::byte* packed, uint8_t* codes) {
+  uint32_t bits = 0;
+  std::memcpy(&bits, packed, sizeof bits);
+  for (int64_t i = 0; i < kBlock; ++i) codes[i] |= static_cast<uint8_t>((bits >> i & 1) << 4);
+}
+
+/// The values of IQ4_NL's codes, plus 128.
+constexpr uint8_t kNonLinear[16] = {1,   24,  45,  63,  79,  93,  106, 118,
+                                    129, 141, 153, 166, 181, 197, 217, 241};
+
+/// One block: 32 codes, scale and minimum such that value = scale * code + min. Where the file's
+/// codes stand for code - n, the minimum is -n * scale: n is a power of two, so that is exact in
+/// f16 unless it overflows.
 bool decode_block(StoredType type, const std::byte* block, uint8_t* codes, uint16_t& scale,
                   uint16_t& min) {
   scale = load16(block);
+  float shift = 0;
   switch (type) {
     case StoredType::q4_0:
       decode_nibbles(block + 2, codes);
-      min = f32_to_f16(-8.0f * f16_to_f32(scale));
+      shift = 8;
       break;
     case StoredType::q4_1:
       decode_nibbles(block + 4, codes);
-      min = load16(block + 2);
+      break;
+    case StoredType::q5_0:
+      decode_nibbles(block + 6, codes);
+      add_high_bits(block + 2, codes);
+      shift = 16;
+      break;
+    case StoredType::q5_1:
+      decode_nibbles(block + 8, codes);
+      add_high_bits(block + 4, codes);
+      break;
+    case StoredType::iq4_nl:
+      decode_nibbles(block + 2, codes);
+      for (int64_t i = 0; i < kBlock; ++i) codes[i] = kNonLinear[codes[i]];
+      shift = 128;
       break;
     default:
-      for (int64_t i = 0; i < kBlock; ++i) codes[i] = static_cast<uint8_t>(block[2 + i]) ^ 0x80;
-      min = f32_to_f16(-128.0f * f16_to_f32(scale));
+      std::memcpy(codes, block + 2, kBlock);
+      for (int64_t i = 0; i < kBlock; ++i) codes[i] ^= 0x80;
+      shift = 128;
       break;
   }
+  min = shift == 0 ? load16(block + 2) : f32_to_f16(-shift * f16_to_f32(scale));
   return finite(scale) && finite(min);
 }
 
@@ -103,7 +130,10 @@ WeightType weight_type(StoredType type) {
     case StoredType::q4_0:
     case StoredType::q4_1:
       return WeightType::w4;
+    case StoredType::q5_0:
+    case StoredType::q5_1:
     case StoredType::q8_0:
+    case StoredType::iq4_nl:
       return WeightType::w8;
     case StoredType::f32:
     case StoredType::other:

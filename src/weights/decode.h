@@ -8,8 +8,8 @@
 
 namespace sala {
 
-/// The weight type that holds a stored type exactly: floats as they are, Q4_0 and Q4_1 as w4, Q8_0
-/// as w8. Not for `other`.
+/// The narrowest weight type that holds a stored type exactly: floats as they are, Q4_0 and Q4_1 as
+/// w4, the other block types as w8. Not for `other`.
 WeightType weight_type(StoredType type);
 
 /// The narrowest weight type that holds everything that `a` and `b` hold.

@@ -25,14 +25,14 @@ struct BlockType {
 constexpr BlockType kTypes[] = {
     {0, "F32", 1, 4, StoredType::f32},           {1, "F16", 1, 2, StoredType::f16},
     {2, "Q4_0", 32, 18, StoredType::q4_0},       {3, "Q4_1", 32, 20, StoredType::q4_1},
-    {6, "Q5_0", 32, 22, StoredType::other},      {7, "Q5_1", 32, 24, StoredType::other},
+    {6, "Q5_0", 32, 22, StoredType::q5_0},       {7, "Q5_1", 32, 24, StoredType::q5_1},
     {8, "Q8_0", 32, 34, StoredType::q8_0},       {9, "Q8_1", 32, 36, StoredType::other},
     {10, "Q2_K", 256, 84, StoredType::other},    {11, "Q3_K", 256, 110, StoredType::other},
     {12, "Q4_K", 256, 144, StoredType::other},   {13, "Q5_K", 256, 176, StoredType::other},
     {14, "Q6_K", 256, 210, StoredType::other},   {15, "Q8_K", 256, 292, StoredType::other},
     {16, "IQ2_XXS", 256, 66, StoredType::other}, {17, "IQ2_XS", 256, 74, StoredType::other},
     {18, "IQ3_XXS", 256, 98, StoredType::other}, {19, "IQ1_S", 256, 50, StoredType::other},
-    {20, "IQ4_NL", 32, 18, StoredType::other},   {21, "IQ3_S", 256, 110, StoredType::other},
+    {20, "IQ4_NL", 32, 18, StoredType::iq4_nl},  {21, "IQ3_S", 256, 110, StoredType::other},
     {22, "IQ2_S", 256, 82, StoredType::other},   {23, "IQ4_XS", 256, 136, StoredType::other},
     {24, "I8", 1, 1, StoredType::other},         {25, "I16", 1, 2, StoredType::other},
     {26, "I32", 1, 4, StoredType::other},        {27, "I64", 1, 8, StoredType::other},
@@ -112,8 +112,7 @@ void place_tensors(std::vector<TensorInfo>& infos, std::span<const std::byte> da
     if (offset > data.size() || static_cast<uint64_t>(size) > data.size() - offset)
       fail(
           "{}: tensor {} takes {} bytes at offset {}, outside the {} bytes of data; the file is "
-          "truncated or damaged, "
-          "obtain it again",
+          "truncated or damaged, obtain it again",
           file, printable(tensor.name), size, offset, data.size());
     tensor.bytes = data.subspan(static_cast<size_t>(offset), static_cast<size_t>(size));
   }

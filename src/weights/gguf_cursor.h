@@ -50,8 +50,7 @@ class GgufCursor {
     if (value > left() / each)
       fail(
           "{}: {}: {} entries do not fit into the {} bytes that are left; the file is truncated or "
-          "damaged, obtain it "
-          "again",
+          "damaged, obtain it again",
           file_, what, value, left());
   }
 

@@ -61,14 +61,12 @@ StoredTensor check_entry(SafetensorsEntry& entry, std::span<const std::byte> dat
   if (entry.begin > entry.end || entry.end > static_cast<int64_t>(data.size()))
     fail(
         "{}: tensor {} has data_offsets [{}, {}], outside the {} bytes of data; the file is "
-        "truncated or damaged, obtain "
-        "it again",
+        "truncated or damaged, obtain it again",
         file, name, entry.begin, entry.end, data.size());
   if (bits % 8 != 0 || entry.end - entry.begin != bits / 8)
     fail(
         "{}: tensor {} of type {} and shape {} needs {} bits, but data_offsets [{}, {}] hold {} "
-        "bytes; the file is "
-        "damaged, obtain it again",
+        "bytes; the file is damaged, obtain it again",
         file, name, dtype->name, shape_text(entry.shape), bits, entry.begin, entry.end,
         entry.end - entry.begin);
   StoredTensor tensor;
@@ -92,8 +90,7 @@ void check_coverage(const std::vector<StoredTensor>& tensors, std::span<const st
     if (tensor.bytes.data() > end)
       fail(
           "{}: {} bytes before tensor {} belong to no tensor; the format allows no holes: write "
-          "the file again with the "
-          "safetensors library",
+          "the file again with the safetensors library",
           file, tensor.bytes.data() - end, printable(tensor.name));
     end = tensor.bytes.data() + tensor.bytes.size();
     previous = &tensor;
@@ -126,8 +123,7 @@ std::vector<StoredTensor> parse_safetensors(std::span<const std::byte> bytes,
   if (header > kMostHeaderBytes)
     fail(
         "{}: the header claims {} bytes, more than the {} that the format allows; this is not a "
-        "safetensors file or it is "
-        "damaged, obtain it again",
+        "safetensors file or it is damaged, obtain it again",
         name, header, kMostHeaderBytes);
   if (header > rest.size())
     fail(
@@ -178,8 +174,7 @@ std::vector<StoredTensor> read_safetensors_directory(const fs::path& dir) {
   if (!fs::exists(index, ignored))
     fail(
         "{}: holds neither model.safetensors nor model.safetensors.index.json; download the "
-        "model's safetensors files, or "
-        "convert its weights to that format",
+        "model's safetensors files, or convert its weights to that format",
         dir.string());
   if (const auto size = fs::file_size(index, ignored); !ignored && size > kMostIndexBytes)
     fail("{}: {} bytes, more than the {} that are accepted for an index", index.string(), size,

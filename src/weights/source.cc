@@ -53,9 +53,8 @@ const StoredTensor& WeightSource::take(const std::string& name,
         file_of(tensor), printable(name), shape_text(tensor.shape), shape_text(shape));
   if (tensor.type == StoredType::other)
     fail(
-        "{}: tensor {} is of type {}, accepted are F32, F16 and BF16, in GGUF also Q4_0, Q4_1 and "
-        "Q8_0; use a file of "
-        "these types",
+        "{}: tensor {} is of type {}, accepted are F32, F16 and BF16, in GGUF also Q4_0, Q4_1, "
+        "Q5_0, Q5_1, Q8_0 and IQ4_NL; use a file of these types",
         file_of(tensor), printable(name), tensor.type_name);
   taken_[entry->second] = true;
   return tensor;
@@ -153,8 +152,7 @@ Weight WeightSource::pack_parts(std::span<const Part> parts, int64_t rows, int64
   if (unsound)
     fail(
         "{}: tensor {}: a block of row {} has a scale or minimum that is not a finite f16 number; "
-        "the file is damaged, "
-        "obtain it again",
+        "the file is damaged, obtain it again",
         file_of(*unsound->first), printable(unsound->first->name), unsound->second);
   for (const Part& part : parts) release(*part.matrix);
   return weight;
@@ -172,8 +170,7 @@ void WeightSource::expect_all_taken() const {
   }
   fail(
       "{}: {} {} not part of the model that the configuration describes: {}{}; check that the "
-      "configuration belongs to "
-      "these weights",
+      "configuration belongs to these weights",
       origin_, left, left == 1 ? "tensor is" : "tensors are", names,
       left > listed ? " and others" : "");
 }

@@ -20,7 +20,8 @@ using testing::bytes_of;
 using testing::expect_error;
 
 constexpr StoredType kTypes[] = {StoredType::f32,  StoredType::f16,  StoredType::bf16,
-                                 StoredType::q4_0, StoredType::q4_1, StoredType::q8_0};
+                                 StoredType::q4_0, StoredType::q4_1, StoredType::q5_0,
+                                 StoredType::q5_1, StoredType::q8_0, StoredType::iq4_nl};
 
 /// Random bytes of a tensor, sane as a writer of the type makes them: floats and scales are finite.
 std::string random_bytes(StoredType type, int64_t elements, uint32_t seed) {
@@ -44,11 +45,14 @@ std::string random_bytes(StoredType type, int64_t elements, uint32_t seed) {
       for (size_t i = at; i < at + width; i += 2) bytes[i + 1] &= 0x3F;
     } else {
       half(at);
-      if (type == StoredType::q4_1) half(at + 2);
+      if (type == StoredType::q4_1 || type == StoredType::q5_1) half(at + 2);
     }
   }
   return bytes;
 }
+
+constexpr int kNonLinear[] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                              1,    13,   25,  38,  53,  69,  89,  113};
 
 /// The values of a tensor, straight from the definition of the blocks, in double.
 std::vector<float> defined_values(StoredType type, const std::string& bytes) {
@@ -65,6 +69,9 @@ std::vector<float> defined_values(StoredType type, const std::string& bytes) {
     for (size_t k = 0; k < 32; ++k) {
       const auto nibble = [&](size_t first) {
         return k < 16 ? byte(first + k) % 16 : byte(first + k - 16) / 16;
+      };
+      const auto five = [&](size_t first) {
+        return nibble(first + 4) + 16 * (byte(first + k / 8) >> k % 8 & 1);
       };
       double value = 0;
       float single = 0;
@@ -84,6 +91,15 @@ std::vector<float> defined_values(StoredType type, const std::string& bytes) {
           break;
         case StoredType::q4_1:
           value = half(at) * nibble(at + 4) + half(at + 2);
+          break;
+        case StoredType::q5_0:
+          value = half(at) * (five(at + 2) - 16);
+          break;
+        case StoredType::q5_1:
+          value = half(at) * five(at + 4) + half(at + 2);
+          break;
+        case StoredType::iq4_nl:
+          value = half(at) * kNonLinear[nibble(at + 2)];
           break;
         default:
           value = half(at) * static_cast<signed char>(byte(at + 2 + k));
@@ -215,6 +231,8 @@ TEST(WeightSource, RefusesScalesThatAreNotFinite) {
   refuse(StoredType::q8_0, 512);
   refuse(StoredType::q8_0, -60000);
   refuse(StoredType::q4_0, 8192);
+  refuse(StoredType::q5_0, 4096);
+  refuse(StoredType::iq4_nl, 512);
   refuse(StoredType::q4_1, INFINITY);
   refuse(StoredType::q4_1, NAN);
   refuse(StoredType::q8_0, NAN);

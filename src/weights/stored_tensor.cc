@@ -6,7 +6,8 @@
 namespace sala {
 
 std::string_view name_of(StoredType type) {
-  constexpr std::string_view names[] = {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0", "other"};
+  constexpr std::string_view names[] = {"F32",  "F16",  "BF16", "Q4_0",   "Q4_1",
+                                        "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "other"};
   return names[static_cast<size_t>(type)];
 }
 
@@ -18,9 +19,14 @@ int64_t stored_bytes(StoredType type, int64_t columns) {
     case StoredType::bf16:
       return columns * 2;
     case StoredType::q4_0:
+    case StoredType::iq4_nl:
       return columns / 32 * 18;
     case StoredType::q4_1:
       return columns / 32 * 20;
+    case StoredType::q5_0:
+      return columns / 32 * 22;
+    case StoredType::q5_1:
+      return columns / 32 * 24;
     case StoredType::q8_0:
       return columns / 32 * 34;
     case StoredType::other:

@@ -13,11 +13,15 @@ namespace sala {
 
 /// Element types of files that a weight can be made of; `other` is every type that a file may hold
 /// but that cannot be taken. The block types are GGUF's, 32 columns a block:
-///   q4_0   { f16 d; u8[16] }          value = d * (q - 8)
-///   q4_1   { f16 d; f16 m; u8[16] }   value = d * q + m
-///   q8_0   { f16 d; i8[32] }          value = d * q
-/// where byte i of a 4-bit block holds column i in its low and column i + 16 in its high nibble.
-enum class StoredType : uint8_t { f32, f16, bf16, q4_0, q4_1, q8_0, other };
+///   q4_0     { f16 d; u8 q[16] }                    value = d * (q - 8)
+///   q4_1     { f16 d; f16 m; u8 q[16] }             value = d * q + m
+///   q5_0     { f16 d; u32 high; u8 q[16] }          value = d * (q - 16)
+///   q5_1     { f16 d; f16 m; u32 high; u8 q[16] }   value = d * q + m
+///   q8_0     { f16 d; i8 q[32] }                    value = d * q
+///   iq4_nl   { f16 d; u8 q[16] }                    value = d * table[q]
+/// where byte i of q[16] holds column i in its low and column i + 16 in its high nibble, and bit i
+/// of `high` is the fifth bit of column i.
+enum class StoredType : uint8_t { f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, iq4_nl, other };
 
 std::string_view name_of(StoredType type);
 /// Bytes of `columns` elements (a multiple of the block); not for `other`.
