@@ -97,8 +97,8 @@ def tiny_config(**kw):
 def llama_config(**kw):
     """A tiny Llama: softmax attention with RoPE in every layer, and every scaling of muP equal to 1."""
     base = dict(vocab_size=61, hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2,
-                head_dim=8, rms_norm_eps=1e-5, attn_use_rope=True, attn_use_output_gate=False, scale_emb=1.0, sparse=False,
-                mixer_types=[SPARSE] * 3)
+                head_dim=8, rms_norm_eps=1e-5, attn_use_rope=True, attn_use_output_gate=False, scale_emb=1.0,
+                sparse=False, mixer_types=[SPARSE] * 3)
     base.update(kw)
     base.setdefault("scale_depth", math.sqrt(len(base["mixer_types"])))
     base.setdefault("dim_model_base", base["hidden_size"])
@@ -337,13 +337,13 @@ def select_blocks(c, block, pos):
 
 
 class Follow:
-    """Somebody else's choice of blocks, one list [kv_head][position] of block indices per sparse layer in order, which the
-    reference checks and then follows, so that everything after a choice can still be compared.
+    """Somebody else's choice of blocks, one list [kv_head][position] of block indices per sparse layer in order, which
+    the reference checks and then follows, so that everything after a choice can still be compared.
 
     A choice that differs is a tie where the scores of the swapped blocks agree within what f32 does to them. A score is
     sum_h exp(x_h) with x_h = s q_h.k - m_h, so an error dx of x is the relative error of the score. q and the two k carry
-    a relative error of `input_error` each (every op before them rounds to f32), the product of `dim` terms adds dim * 2^-24 at most, and
-    so dx <= 2 (2 input_error + dim 2^-24) X with X = max_h s |q_h| max_j |k_j|: once for s q.k1 and once for m. Two
+    a relative error of `input_error` each (every op before them rounds to f32), the product of `dim` terms adds at most
+    dim * 2^-24, and so dx <= 2 (2 input_error + dim 2^-24) X with X = max_h s |q_h| max_j |k_j|: once for s q.k1 and once for m. Two
     scores can change places if they agree within twice that, or if both are below f32's smallest normal number.
     `differing` counts such choices, `widest` is the largest relative gap among them with its bound, `wrong` lists the
     choices that are no ties."""
@@ -354,7 +354,7 @@ class Follow:
         self.widest, self.wrong = (0.0, 0.0), []
 
     def choose(self, c, q, cache, pos, block, sel, dense):
-        """The followed choice as [kv,T,nblocks]; `sel` is the reference's own, which stays where a position is `dense`."""
+        """The followed choice as [kv,T,nblocks]; `sel` is the reference's own, which stays where a position is dense."""
         kv, T, nb = sel.shape
         theirs = np.zeros_like(sel)
         for g in range(kv):
@@ -365,7 +365,7 @@ class Follow:
                 theirs[g, i, self.blocks[self.layer][g][t]] = True
         G = c.num_attention_heads // kv
         for g, i in zip(*np.nonzero((theirs != sel).any(axis=-1))):
-            keys = max(np.linalg.norm(cache.K1[:, g], axis=-1).max(initial=0), np.linalg.norm(cache.K2[:, g], axis=-1).max(initial=0))
+            keys = max(np.linalg.norm(level[:, g], axis=-1).max(initial=0) for level in (cache.K1, cache.K2))
             x = c.head_dim ** -0.5 * np.linalg.norm(q[i, g * G:(g + 1) * G], axis=-1).max() * keys
             bound = 4 * (2 * self.input_error + c.head_dim * 2.0 ** -24) * x
             gained, lost = np.flatnonzero(theirs[g, i] & ~sel[g, i]), np.flatnonzero(sel[g, i] & ~theirs[g, i])
@@ -377,8 +377,8 @@ class Follow:
             if gap <= bound:
                 self.widest = max(self.widest, (float(gap), float(bound)))
             else:
-                self.wrong.append(f"sparse layer {self.layer}, kv head {g}, position {pos[i]}: instead of {lost.tolist()} chose "
-                                  f"{gained.tolist()}, relative gap {gap:.1e} where rounding explains {bound:.1e}")
+                self.wrong.append(f"sparse layer {self.layer}, kv head {g}, position {pos[i]}: instead of {lost.tolist()} "
+                                  f"chose {gained.tolist()}, relative gap {gap:.1e}, rounding explains {bound:.1e}")
         self.layer += 1
         return theirs
 
@@ -400,7 +400,7 @@ def softmax_attention(c, q, cache, pos, allowed):
 
 
 def infllm_attention(c, q, cache, pos, policy, kernel_mask=False, bf16_scores=False, trace=None, follow=None):
-    """policy: dense | sparse | per_query (position p is sparse from dense_len on) | per_call (the call's length decides)."""
+    """policy: dense | sparse | per_query (query t is sparse if t + 1 >= dense_len) | per_call (the call's length decides)."""
     n = len(cache.K)
     if not c.sparse or policy == "dense" or (policy == "per_call" and n < c.dense_len):
         return softmax_attention(c, q, cache, pos, None)
@@ -650,7 +650,8 @@ def self_test():
     own = m.run(toks, policy="sparse", trace=tr)
     lists = [[[np.flatnonzero(row).tolist() for row in head] for head in sel] for sel in tr]
     follow = Follow(lists)
-    ck.ok(worst(own, m.run(toks, policy="sparse", follow=follow)) == 0 and not follow.differing, "following one's own choice changes nothing")
+    ck.ok(worst(own, m.run(toks, policy="sparse", follow=follow)) == 0 and not follow.differing,
+          "following one's own choice changes nothing")
     t = len(toks) - 1
     free = [b for b in range(t // c.block_size + 1) if b not in lists[0][0][t]]
     lists[0][0][t] = sorted([b for b in lists[0][0][t] if b != lists[0][0][t][1]] + free[:1])
@@ -658,12 +659,22 @@ def self_test():
     m.run(toks, policy="sparse", follow=follow)
     ck.ok(bool(follow.wrong) and follow.wrong[0].startswith(f"sparse layer 0, kv head 0, position {t}:"),
           "a choice that is no tie is told")
+    t, cache = np.array([79]), SparseCache(c, np.float64)
+    cache.append(rng.standard_normal((80, 2, 8)), rng.standard_normal((80, 2, 8)))
+    for gap, wrong in ((1e-6, 0), (1e-2, 2)):
+        block = np.tile([np.inf, 1.0, 1.0 - gap, np.inf, np.inf], (2, 1, 1))
+        follow = Follow([[{79: [0, 2, 3, 4]}] * 2])
+        own = select_blocks(tiny_config(topk=2), block, t)
+        follow.choose(c, rng.standard_normal((1, 4, 8)), cache, t, block, own, [False])
+        ck.ok(follow.differing == 2 and len(follow.wrong) == wrong,
+              f"scores that differ by {gap:.0e}: {wrong} of 2 choices are no ties")
 
     # 11. Llama: all positions attend to all before them, decode = prefill
     v = llama_config(rope_theta=500000.0)
     m3 = Model(v, random_weights(v, 6))
     ck.ok(v.residual_scale == 1 and v.logit_divisor == 1, "llama: all scalings are 1")
-    ck.ok(worst(m3.run(toks), m3.run(toks, 1)) < 1e-9 and worst(m3.run(toks, policy="sparse"), m3.run(toks, policy="dense")) == 0,
+    ck.ok(worst(m3.run(toks), m3.run(toks, 1)) < 1e-9
+          and worst(m3.run(toks, policy="sparse"), m3.run(toks, policy="dense")) == 0,
           "llama: prefill = decode, and no policy matters")
 
     # 12. sizes of the released model
