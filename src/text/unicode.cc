@@ -141,6 +141,8 @@ bool is_numeric(char32_t code) {
   return c == UTF8PROC_CATEGORY_ND || c == UTF8PROC_CATEGORY_NL || c == UTF8PROC_CATEGORY_NO;
 }
 
+bool is_decimal_digit(char32_t code) { return category(code) == UTF8PROC_CATEGORY_ND; }
+
 bool is_letter(char32_t code) {
   const auto c = category(code);
   return c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_LO;
@@ -154,6 +156,11 @@ bool is_punctuation(char32_t code) {
 bool is_mark(char32_t code) {
   const auto c = category(code);
   return c >= UTF8PROC_CATEGORY_MN && c <= UTF8PROC_CATEGORY_ME;
+}
+
+bool is_separator(char32_t code) {
+  const auto c = category(code);
+  return c >= UTF8PROC_CATEGORY_ZS && c <= UTF8PROC_CATEGORY_ZP;
 }
 
 bool is_nonspacing_mark(char32_t code) { return category(code) == UTF8PROC_CATEGORY_MN; }

@@ -64,12 +64,16 @@ size_t count_utf8(std::string_view text);
 bool is_space(char32_t code);
 /// General category N (Nd, Nl, No).
 bool is_numeric(char32_t code);
+/// General category Nd.
+bool is_decimal_digit(char32_t code);
 /// General category L.
 bool is_letter(char32_t code);
 /// General category P.
 bool is_punctuation(char32_t code);
 /// General category M.
 bool is_mark(char32_t code);
+/// General category Z.
+bool is_separator(char32_t code);
 /// General category Mn.
 bool is_nonspacing_mark(char32_t code);
 /// General category C (control, format, surrogate, unassigned, private).
