@@ -218,6 +218,7 @@ SparseConfig sparse_config(const Keys& keys) {
   keys.expect_off("use_nope");
   if (s.block_size > 4096)
     fail("{}: key \"block_size\" is {}; expected 1 to 4096", keys.name(), s.block_size);
+  divides(keys, "kernel_stride", s.kernel_stride, "block_size", s.block_size);
   if (s.total_blocks() < 1)
     fail("{}: topk ({}) and window_size ({}) choose no block at all", keys.name(), s.topk,
          s.window_size);

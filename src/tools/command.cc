@@ -29,7 +29,7 @@ T choose(const char* flag, const std::string& value,
 void read_environment(CLI::App& command) {
   for (CLI::Option* option : command.get_options()) {
     std::string name = option->get_name(false, true);  // every name, e.g. "-n,--predict"
-    name = name.substr(name.rfind(',') + 1);
+    name = name.substr(0, name.find(','));
     if (!name.starts_with('-') || name == "--help") continue;
     name.erase(0, name.find_first_not_of('-'));
     std::ranges::transform(name, name.begin(), [](unsigned char c) {
