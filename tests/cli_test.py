@@ -120,7 +120,7 @@ CHECKPOINT = {
     "header nested deeply": (lambda d: write_header(d / WEIGHTS, b"[" * 100000, b""), [WEIGHTS]),
     "header not UTF-8": (lambda d: write_header(d / WEIGHTS, b'{"\xff\xfe": {}}', b""), [WEIGHTS]),
     "header with a tensor twice": (lambda d: write_header(d / WEIGHTS, b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
-                                   b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', b"1234"), [WEIGHTS, '"a"']),
+                                   b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', b"1234"), [WEIGHTS, "two entries"]),
     "offsets reversed": (swap_offsets, [WEIGHTS, NORM]),
     "tensors overlap": (move_tensor(-4), [WEIGHTS]),
     "tensor out of the file": (move_tensor(10 ** 9), [WEIGHTS, NORM]),
@@ -188,7 +188,7 @@ CHECKPOINT = {
     "block_size zero": (edit_json(CONFIG, "sparse_config", block_size=0), [CONFIG, "block_size"]),
     "block_size negative": (edit_json(CONFIG, "sparse_config", block_size=-64), [CONFIG, "block_size"]),
     "block_size huge": (edit_json(CONFIG, "sparse_config", block_size=2 ** 31), [CONFIG, "block_size"]),
-    "block_size no multiple of the stride": (edit_json(CONFIG, "sparse_config", block_size=18), [CONFIG, "block_size"]),
+    "block_size no multiple of the stride": (edit_json(CONFIG, "sparse_config", block_size=18), [CONFIG, "block_size", "kernel_stride"]),
     "kernel_stride zero": (edit_json(CONFIG, "sparse_config", kernel_stride=0), [CONFIG, "kernel_stride"]),
     "kernel_size zero": (edit_json(CONFIG, "sparse_config", kernel_size=0), [CONFIG, "kernel_size"]),
     "topk text": (edit_json(CONFIG, "sparse_config", topk="all"), [CONFIG, "topk"]),
@@ -242,9 +242,9 @@ GGUF = {
     "key of 2^63 bytes": (lambda raw: raw[:24] + struct.pack("<Q", 2 ** 63) + raw[32:], []),
     "another architecture": (lambda raw: raw.replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0qwenx", 1), ["qwenx"]),
     "key missing": (lambda raw: raw.replace(b"llama.block_count", b"llama.blockxcount"), ["llama.block_count"]),
-    "tensor missing": (lambda raw: raw.replace(b"blk.1.attn_q.weight", b"blk.1.attn_z.weight"), ["attn_"]),
+    "tensor missing": (lambda raw: raw.replace(b"blk.1.attn_q.weight", b"blk.1.attn_z.weight"), ["q_proj"]),
     "unknown metadata type": (lambda raw: raw.replace(b"llama.block_count\x04", b"llama.block_count\x63"), ["llama.block_count"]),
-    "unknown tensor type": (lambda raw: re.sub(rb"(blk\.1\.attn_q\.weight.{20})....", rb"\1\x4d\0\0\0", raw, flags=re.DOTALL), ["blk.1.attn_q.weight"]),
+    "unknown tensor type": (lambda raw: re.sub(rb"(blk\.1\.attn_q\.weight.{20})....", lambda m: m[1] + struct.pack("<I", 77), raw, flags=re.DOTALL), ["blk.1.attn_q.weight"]),
     "tensor of 2^62 columns": (lambda raw: re.sub(rb"(blk\.1\.attn_q\.weight....)........", lambda m: m[1] + struct.pack("<Q", 2 ** 62), raw,
                                                   flags=re.DOTALL), ["blk.1.attn_q.weight"]),
     "tensor out of the file": (lambda raw: re.sub(rb"(blk\.1\.attn_q\.weight.{24})........", lambda m: m[1] + struct.pack("<Q", 2 ** 40), raw,
@@ -253,7 +253,7 @@ GGUF = {
                                               flags=re.DOTALL), ["blk.1.attn_q.weight"]),
     "rank 200": (lambda raw: re.sub(rb"(blk\.1\.attn_q\.weight)....", lambda m: m[1] + struct.pack("<I", 200), raw, flags=re.DOTALL),
                  ["blk.1.attn_q.weight"]),
-    "heads zero": (lambda raw: re.sub(rb"(llama\.attention\.head_count\x04\0\0\0)....", rb"\1\0\0\0\0", raw, flags=re.DOTALL),
+    "heads zero": (lambda raw: re.sub(rb"(llama\.attention\.head_count\x04\0\0\0)....", lambda m: m[1] + bytes(4), raw, flags=re.DOTALL),
                    ["head_count"]),
 }
 
@@ -366,7 +366,7 @@ class BadUse(Case):
                 (["logits", good, *out, "--chunk", 0], ["--chunk"]), (["logits", good, *out, "--chunk", "many"], ["--chunk"]),
                 (["logits", good, *out, "--threads", -1], ["--threads"]), (["logits", good, *out, "--last", -3], ["--last"]),
                 (["run", good, "-p", "x", "--temp", -1], ["--temp"]), (["run", good, "-p", "x", "--top-p", 2], ["--top-p"]),
-                (["run", good, "-p", "x", "-n", -1], ["-n"]), (["run", good, "-p", "x", "-n", "some"], ["-n"]),
+                (["run", good, "-p", "x", "-n", -1], ["--predict"]), (["run", good, "-p", "x", "-n", "some"], ["--predict"]),
                 (["inspect", good, "--ctx", "all"], ["--ctx"]), (["eval"], []), (["eval", "ppl", good], [])):
             with self.subTest(" ".join(map(str, arguments))):
                 self.refused(USAGE, contains, *arguments)

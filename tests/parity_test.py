@@ -58,6 +58,8 @@ SALA = {
     "block_20": ({"tokens": 330}, dict(block_size=20, window_size=40, topk=4)),
     "block_24_stride_8": ({"tokens": 400}, dict(block_size=24, kernel_size=16, kernel_stride=8, window_size=50, topk=3)),
     "block_12_stride_4": ({}, dict(block_size=12, window_size=30, topk=5, dense_len=97)),
+    "block_15_stride_5": ({"tokens": 300}, dict(block_size=15, kernel_size=10, kernel_stride=5, window_size=21, topk=4)),
+    "kernel_equals_stride": ({}, dict(kernel_size=4, window_size=16)),
     "block_64": ({"tokens": 700}, dict(block_size=64, kernel_size=32, kernel_stride=16, window_size=128, topk=2, dense_len=500)),
     "block_8_equal_kernel": ({}, dict(block_size=8, kernel_size=8, kernel_stride=4, window_size=16, topk=6)),
     "kernel_12_stride_4": ({}, dict(kernel_size=12)),

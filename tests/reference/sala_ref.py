@@ -309,7 +309,10 @@ def round_bf16(x):
 
 
 def pool_scores(c, scores, pos, bf16=False):
-    """Max-pool window scores [kv,T,M1] to blocks [kv,T,nblocks]; the forced init and local blocks are +inf."""
+    """Max-pool window scores [kv,T,M1] to blocks [kv,T,nblocks]; the forced init and local blocks are +inf.
+
+    Blocks after the query's own are no candidates. The published code drops them after the choice, which is the same
+    while a window is longer than the stride (no window then ends before the block whose pool it is in begins)."""
     kv, T, M1 = scores.shape
     nb = int(pos[-1]) // c.block_size + 1
     step = c.block_size // c.kernel_stride                   # 4; window of the pool = step+1, padding 1
@@ -324,7 +327,7 @@ def pool_scores(c, scores, pos, bf16=False):
     idx = np.arange(nb)
     forced = (idx[None, :] < c.init_blocks) | ((idx[None, :] <= qb[:, None])
                                                & (qb[:, None] <= idx[None, :] + c.local_blocks))
-    return np.where(forced[None], np.inf, block)
+    return np.where(idx[None, :] > qb[:, None], -np.inf, np.where(forced[None], np.inf, block))
 
 
 def select_blocks(c, block, pos):
@@ -333,7 +336,7 @@ def select_blocks(c, block, pos):
     order = np.argsort(-block, axis=-1, kind="stable")[..., :min(c.total_topk, nb)]
     sel = np.zeros(block.shape, bool)
     np.put_along_axis(sel, order, True, axis=-1)
-    return sel & (np.arange(nb) <= (pos // c.block_size)[:, None])   # drop future blocks (index -1 in the original)
+    return sel & (np.arange(nb) <= (pos // c.block_size)[:, None])   # future blocks (-inf) only fill what nothing else does
 
 
 class Follow:
