@@ -1,10 +1,11 @@
-// What llama.cpp says and how fast: the other side of scripts/compare_llama_cpp.py, linked against a llama.cpp that the
-// user has built. Nothing of llama.cpp is copied here.
+// What llama.cpp says and how fast: the other side of scripts/compare_llama_cpp.py, linked against
+// a llama.cpp that the user has built. Nothing of llama.cpp is copied here.
 //
-//   llama_peer logits MODEL IDS.json OUT.f32 THREADS f32|f16    teacher-forced logits [T, vocab], raw little-endian f32
-//   llama_peer greedy MODEL IDS.json OUT.json THREADS N         N greedy tokens: {"ids": [...], "gaps": [...]}
-//   llama_peer speed MODEL IDS.json OUT.json THREADS N          {"prompt_seconds", "generation_seconds"} of N tokens
-//   llama_peer tokenize MODEL TEXT_FILE OUT.json                ids of a text, special tokens not parsed, no BOS added
+//   llama_peer logits MODEL IDS.json OUT.f32 THREADS f32|f16    teacher-forced logits [T, vocab],
+//   raw little-endian f32 llama_peer greedy MODEL IDS.json OUT.json THREADS N         N greedy
+//   tokens: {"ids": [...], "gaps": [...]} llama_peer speed MODEL IDS.json OUT.json THREADS N
+//   {"prompt_seconds", "generation_seconds"} of N tokens llama_peer tokenize MODEL TEXT_FILE
+//   OUT.json                ids of a text, special tokens not parsed, no BOS added
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -109,7 +110,8 @@ void logits(Peer& peer, std::vector<llama_token> ids, const char* out, int threa
   std::ofstream file(out, std::ios::binary);
   for (size_t i = 0; i < ids.size(); ++i) {
     const float* row = llama_get_logits_ith(peer.context, static_cast<int32_t>(i));
-    file.write(reinterpret_cast<const char*>(row), static_cast<std::streamsize>(sizeof(float)) * peer.vocab);
+    file.write(reinterpret_cast<const char*>(row),
+               static_cast<std::streamsize>(sizeof(float)) * peer.vocab);
   }
 }
 
@@ -144,7 +146,8 @@ Generated generate(Peer& peer, std::vector<llama_token> ids, int threads, int co
 
 std::vector<llama_token> tokenize(const Peer& peer, const std::string& text) {
   std::vector<llama_token> ids(text.size() + 16);
-  const int n = llama_tokenize(llama_model_get_vocab(peer.model), text.data(), static_cast<int32_t>(text.size()), ids.data(),
+  const int n = llama_tokenize(llama_model_get_vocab(peer.model), text.data(),
+                               static_cast<int32_t>(text.size()), ids.data(),
                                static_cast<int32_t>(ids.size()), false, false);
   if (n < 0) die("llama_tokenize failed");
   ids.resize(static_cast<size_t>(n));
@@ -156,7 +159,8 @@ std::vector<llama_token> tokenize(const Peer& peer, const std::string& text) {
 int main(int argc, char** argv) {
   const std::string command = argc > 4 ? argv[1] : "";
   if (!(command == "tokenize" && argc == 5) && argc != 7)
-    die("usage: llama_peer logits|greedy|speed MODEL IDS OUT THREADS KV|N, or llama_peer tokenize MODEL TEXT OUT");
+    die("usage: llama_peer logits|greedy|speed MODEL IDS OUT THREADS KV|N, or llama_peer tokenize "
+        "MODEL TEXT OUT");
   llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
   llama_backend_init();
   Peer peer(argv[2]);
@@ -172,12 +176,13 @@ int main(int argc, char** argv) {
     std::fprintf(out.get(), "}\n");
     return 0;
   }
-  const Generated result = generate(peer, read_ids(argv[3]), std::atoi(argv[5]), std::atoi(argv[6]));
+  const Generated result =
+      generate(peer, read_ids(argv[3]), std::atoi(argv[5]), std::atoi(argv[6]));
   std::fprintf(out.get(), "{");
   write_array(out.get(), "ids", result.ids);
   std::fprintf(out.get(), ", ");
   write_array(out.get(), "gaps", result.gaps);
-  std::fprintf(out.get(), ", \"prompt_seconds\": %.6f, \"generation_seconds\": %.6f}\n", result.prompt_seconds,
-               result.generation_seconds);
+  std::fprintf(out.get(), ", \"prompt_seconds\": %.6f, \"generation_seconds\": %.6f}\n",
+               result.prompt_seconds, result.generation_seconds);
   return 0;
 }
