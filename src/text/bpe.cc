@@ -91,17 +91,24 @@ Bpe::Bpe(const Vocab& vocab, const std::vector<BpeMerge>& merges, Options option
 
 void Bpe::index_characters(const Vocab& vocab) {
   pages_.assign(0x110000 >> 8, -1);
-  for (int id = 0; id < vocab.size(); ++id) {
-    const std::string_view piece = vocab.piece(id);
-    const Utf8Char c = decode_utf8(piece);
-    if (c.length == 0 || static_cast<size_t>(c.length) != piece.size()) continue;
-    int& page = pages_[c.code >> 8];
-    if (page < 0) {
-      page = static_cast<int>(characters_.size());
-      characters_.emplace_back().fill(-1);
-    }
-    characters_[static_cast<size_t>(page)][c.code & 255] = vocab.find(piece);
+  for (int id = 0; id < vocab.size(); ++id)
+    if (std::ranges::find(options_.reserved, id) == options_.reserved.end())
+      index_character(vocab.piece(id), id);
+  for (size_t i = 0; i < options_.shadows.size(); ++i)
+    index_character(options_.shadows[i], options_.shadow_first + static_cast<int>(i));
+}
+
+/// Notes the id of a piece that is one character; the first of two counts.
+void Bpe::index_character(std::string_view character, int id) {
+  const Utf8Char c = decode_utf8(character.substr(0, 4));
+  if (c.length == 0 || static_cast<size_t>(c.length) != character.size()) return;
+  int& page = pages_[c.code >> 8];
+  if (page < 0) {
+    page = static_cast<int>(characters_.size());
+    characters_.emplace_back().fill(-1);
   }
+  int& slot = characters_[static_cast<size_t>(page)][c.code & 255];
+  if (slot < 0) slot = id;
 }
 
 int Bpe::character_id(char32_t code) const {
@@ -225,10 +232,14 @@ void Bpe::encode_characters(std::string_view text, WordCache& cache, std::vector
     if (pending >= 0) symbols.push_back(std::exchange(pending, -1));
     const std::string_view word = text.substr(start, end - start);
     start = end;
-    if (!cache.find(word, out)) {
+    if (!options_.shadows.empty() || !cache.find(word, out)) {
       const size_t before = out.size();
       merge(symbols, out);
-      cache.insert(word, out.data() + before, out.size() - before);
+      if (options_.shadows.empty()) {
+        cache.insert(word, out.data() + before, out.size() - before);
+      } else {
+        replace_shadows(out, before);
+      }
     }
     symbols.clear();
   };
@@ -246,10 +257,28 @@ void Bpe::encode_characters(std::string_view text, WordCache& cache, std::vector
       if (pending >= 0) symbols.push_back(std::exchange(pending, -1));
       symbols.push_back(id);
     }
-    open = first < 0 || pending >= 0;
+    // Shadows may become unknown ids, which are fused with their neighbours: nothing is cut then.
+    open = first < 0 || pending >= 0 || !options_.shadows.empty();
     at += character.size();
   }
   finish(text.size());
+}
+
+void Bpe::replace_shadows(std::vector<int>& out, size_t from) const {
+  const std::vector<int> ids(out.begin() + static_cast<std::ptrdiff_t>(from), out.end());
+  out.resize(from);
+  for (const int id : ids) {
+    if (id < options_.shadow_first) {
+      const bool again =
+          id == options_.unknown && options_.fuse_unknown && out.size() > from && out.back() == id;
+      if (!again) out.push_back(id);
+      continue;
+    }
+    int pending = out.size() > from && out.back() == options_.unknown ? options_.unknown : -1;
+    if (pending >= 0) out.pop_back();
+    append_unknown(options_.shadows[static_cast<size_t>(id - options_.shadow_first)], pending, out);
+    if (pending >= 0) out.push_back(pending);
+  }
 }
 
 /// With affixes the first and last character of a word have spellings of their own; such

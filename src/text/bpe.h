@@ -67,6 +67,12 @@ class Bpe {
     bool ignore_merges = false;  ///< a pre-token that is in the vocabulary is taken whole
     std::string prefix;          ///< continuing_subword_prefix
     std::string suffix;          ///< end_of_word_suffix
+    std::vector<int>
+        reserved;  ///< pieces that are no characters of a text, even when they look like one
+    /// Characters that are part of pieces but no pieces themselves: rules know them under the
+    /// numbers from `shadow_first` on, the result has their byte tokens or the unknown id instead.
+    std::vector<std::string> shadows;
+    int shadow_first = -1;
   };
 
   /// `vocab` is used during construction, and later only with ignore_merges, prefix or suffix; it
@@ -94,6 +100,8 @@ class Bpe {
   }
 
   void index_characters(const Vocab& vocab);
+  void index_character(std::string_view character, int id);
+  void replace_shadows(std::vector<int>& out, size_t from) const;
   void index_rules(const std::vector<BpeMerge>& merges);
   void index_joints(const Vocab& vocab, const std::vector<BpeMerge>& merges);
   const Rule* rule(int left, int right) const;

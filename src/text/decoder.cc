@@ -50,11 +50,31 @@ Decoder::Pieces join_byte_tokens(Decoder::Pieces pieces) {
   return out;
 }
 
-std::string replace_all(std::string text, std::string_view from, std::string_view to) {
-  for (size_t at = 0; !from.empty() && (at = text.find(from, at)) != std::string::npos;
-       at += to.size())
-    text.replace(at, from.size(), to);
-  return text;
+/// Runs of byte tokens become text, each invalid byte U+FFFD.
+Decoder::Pieces join_byte_characters(Decoder::Pieces pieces) {
+  Decoder::Pieces out;
+  std::string run;
+  for (std::string& piece : pieces) {
+    if (const int byte = byte_of_token(piece); byte >= 0) {
+      run.push_back(static_cast<char>(byte));
+      continue;
+    }
+    out.push_back(repair_utf8(std::exchange(run, {}), Repair::kEachByte));
+    out.push_back(std::move(piece));
+  }
+  out.push_back(repair_utf8(run, Repair::kEachByte));
+  return out;
+}
+
+std::string replace_all(std::string_view text, std::string_view from, std::string_view to) {
+  std::string out;
+  while (!from.empty()) {
+    const size_t hit = text.find(from);
+    if (hit == std::string_view::npos) break;
+    out.append(text.substr(0, hit)).append(to);
+    text.remove_prefix(hit + from.size());
+  }
+  return out.append(text);
 }
 
 std::string clean_up(std::string text) {
@@ -70,7 +90,7 @@ std::string clean_up(std::string text) {
                                                                   {" 's", "'s"},
                                                                   {" 've", "'ve"},
                                                                   {" 're", "'re"}})
-    text = replace_all(std::move(text), from, to);
+    text = replace_all(text, from, to);
   return text;
 }
 
@@ -102,6 +122,32 @@ std::string bytes_of_letters(std::string_view piece) {
     at += static_cast<size_t>(c.length);
   }
   return bytes;
+}
+
+Decoder Decoder::sentencepiece(const SentencePiece& model) {
+  static constexpr std::string_view kMark = "\xE2\x96\x81";
+  Decoder decoder;
+  decoder.streaming_.first_mark = model.strips_first_mark;
+  decoder.streaming_.all_marks = model.strips_all_marks;
+  decoder.steps_.push_back([model](Pieces pieces) {
+    bool strips = model.strips_first_mark;
+    for (std::string& piece : pieces) {
+      if (byte_of_token(piece) >= 0) {
+        strips = false;
+        continue;
+      }
+      const bool marked = strips && piece != model.unknown && piece.starts_with(kMark);
+      if (marked) piece.erase(0, kMark.size());
+      if (!piece.empty() || (marked && !model.strips_all_marks)) strips = false;
+    }
+    return pieces;
+  });
+  decoder.add_rewrite([model](std::string_view piece, bool) {
+    return piece == model.unknown ? model.unknown_surface : replace_all(piece, kMark, " ");
+  });
+  decoder.streaming_.byte_tokens = true;
+  decoder.steps_.emplace_back(join_byte_characters);
+  return decoder;
 }
 
 Decoder Decoder::from_json(const Json& json, const std::string& where) {
@@ -161,7 +207,7 @@ void Decoder::add_metaspace(const Json& json, const std::string& where) {
   const Json& scheme = field(json, "prepend_scheme", where);
   const bool prepends = bool_field(json, "add_prefix_space", true, where) && scheme != "never";
   add_rewrite([mark, prepends](std::string_view piece, bool first) {
-    return replace_all(std::string(piece), mark, first && prepends ? "" : " ");
+    return replace_all(piece, mark, first && prepends ? "" : " ");
   });
 }
 
@@ -193,7 +239,7 @@ void Decoder::add_json(const Json& json, const std::string& where) {
     streaming_.possible = false;
     steps_.push_back([suffix](Pieces pieces) {
       for (size_t i = 0; i < pieces.size(); ++i)
-        pieces[i] = replace_all(std::move(pieces[i]), suffix, i + 1 == pieces.size() ? "" : " ");
+        pieces[i] = replace_all(pieces[i], suffix, i + 1 == pieces.size() ? "" : " ");
       return pieces;
     });
   } else if (type == "WordPiece") {

@@ -28,7 +28,20 @@ class Decoder {
     std::vector<Rewrite> rewrites;
     char32_t stripped = 0;
     size_t strip = 0;
+    /// sentencepiece: a mark "▁" that begins a piece is left out while nothing has been given;
+    /// once, or always.
+    bool first_mark = false;
+    bool all_marks = false;
   };
+
+  /// What sentencepiece's decoder needs to know of a model.
+  struct SentencePiece {
+    std::string unknown;  ///< the unknown piece, printed as `unknown_surface`
+    std::string unknown_surface;
+    bool strips_first_mark = true;
+    bool strips_all_marks = false;
+  };
+  static Decoder sentencepiece(const SentencePiece& model);
 
   /// Reads "decoder"; null gives one that joins pieces with spaces. Throws Error for a kind that is
   /// not supported.

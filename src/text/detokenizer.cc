@@ -20,6 +20,9 @@ struct Detokenizer::State {
   size_t given_ids = 0;
   std::string given{};
 
+  bool marks = true;  // a leading mark is still left out
+
+  void strip_mark(std::string& piece, bool all);
   std::string push_bytes(std::string_view more, bool final);
   std::string push_window(int id);
   std::string strip(std::string text);
@@ -43,6 +46,13 @@ std::string Detokenizer::State::push_bytes(std::string_view more, bool final) {
   const std::string rest = bytes.substr(bytes.size() - keep);
   bytes.resize(bytes.size() - keep);
   return repair_utf8(std::exchange(bytes, rest), repair);
+}
+
+void Detokenizer::State::strip_mark(std::string& piece, bool all) {
+  static constexpr std::string_view kMark = "\xE2\x96\x81";
+  const bool marked = piece.starts_with(kMark) && byte_of_token(piece) < 0;
+  if (marked) piece.erase(0, kMark.size());
+  if (!piece.empty() || (marked && !all)) marks = false;
 }
 
 std::string Detokenizer::State::strip(std::string text) {
@@ -83,6 +93,7 @@ std::string Detokenizer::push(int id) {
   const Decoder::Streaming& rule = impl.decoder.streaming();
   if (!rule.possible) return s.push_window(id);
   std::string text(piece);
+  if (rule.first_mark && s.marks) s.strip_mark(text, rule.all_marks);
   for (const Decoder::Rewrite& rewrite : rule.rewrites) text = rewrite(text, s.first);
   s.first = false;
   if (rule.byte_letters) return s.strip(s.push_bytes(bytes_of_letters(text), false));

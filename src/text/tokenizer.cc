@@ -12,6 +12,8 @@ Tokenizer::~Tokenizer() = default;
 
 std::unique_ptr<Tokenizer> Tokenizer::from_directory(const std::filesystem::path& directory) {
   if (std::filesystem::exists(directory / "tokenizer.json")) return read_tokenizer_json(directory);
+  if (std::filesystem::exists(directory / "tokenizer.model"))
+    return read_tokenizer_model(directory);
   return nullptr;
 }
 
@@ -27,8 +29,8 @@ void Tokenizer::Impl::add_token(const AddedToken& token) {
 
 std::vector<int> Tokenizer::encode(std::string_view text, EncodeOptions options) const {
   std::string repaired;
-  if (find_invalid_utf8(text) < text.size()) {
-    repaired = repair_utf8(text, impl_->repair);
+  if (impl_->repairs && find_invalid_utf8(text) < text.size()) {
+    repaired = repair_utf8(text, Repair::kMaximalSubpart);
     text = repaired;
   }
   std::vector<int> ids;

@@ -3,15 +3,11 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "text/pre_patterns.h"
+#include "text/sentencepiece.h"
 #include "text/tokenizer_impl.h"
 
 namespace sala {
 namespace {
-
-// Token types of GGUF, which are those of sentencepiece.
-constexpr int kUnknown = 2;
-constexpr int kControl = 3;
-constexpr int kUserDefined = 4;
 
 void check_vocab(const GgufVocab& vocab, const std::string& name) {
   const size_t count = vocab.tokens.size();
@@ -72,6 +68,8 @@ std::vector<BpeMerge> read_merges(const Vocab& vocab, const std::vector<std::str
 }
 
 void make_byte_level(Tokenizer::Impl& impl, const GgufVocab& vocab) {
+  for (size_t id = 0; id < vocab.tokens.size(); ++id)
+    impl.vocab.add(vocab.tokens[id], static_cast<int>(id));
   const std::string where = impl.name + ": tokenizer.ggml";
   const PrePatterns pre = pre_patterns(vocab.pre.empty() ? "gpt-2" : vocab.pre, impl.name);
   if (pre.nfc)
@@ -86,6 +84,32 @@ void make_byte_level(Tokenizer::Impl& impl, const GgufVocab& vocab) {
       std::make_unique<Bpe>(impl.vocab, read_merges(impl.vocab, vocab.merges, impl.name), options);
   impl.adds_bos = vocab.add_bos.value_or(pre.adds_bos);
   impl.adds_eos = vocab.add_eos.value_or(false);
+  for (size_t id = 0; id < vocab.types.size(); ++id) {
+    const int type = vocab.types[id];
+    if (type != SentencePieceModel::kUnknown && type != SentencePieceModel::kControl &&
+        type != SentencePieceModel::kUserDefined)
+      continue;
+    const bool special = type != SentencePieceModel::kUserDefined;
+    impl.added.add({.content = vocab.tokens[id], .special = special}, static_cast<int>(id), {});
+  }
+}
+
+SentencePieceModel sentencepiece_model(const GgufVocab& vocab, const std::string& name) {
+  if (vocab.scores.empty())
+    fail(
+        "{}: tokenizer.ggml.scores is missing, which a 'llama' vocabulary needs; convert the model "
+        "again",
+        name);
+  SentencePieceModel model;
+  model.algorithm = 2;
+  model.remove_extra_whitespaces = false;
+  model.add_dummy_prefix = vocab.add_space_prefix;
+  for (size_t id = 0; id < vocab.tokens.size(); ++id) {
+    const int type = vocab.types.empty() ? SentencePieceModel::kNormal : vocab.types[id];
+    model.pieces.push_back({vocab.tokens[id], vocab.scores[id], type});
+    if (type == SentencePieceModel::kByte) model.byte_fallback = true;
+  }
+  return model;
 }
 
 }  // namespace
@@ -94,17 +118,15 @@ std::unique_ptr<Tokenizer> Tokenizer::from_gguf(const GgufVocab& vocab, const st
   check_vocab(vocab, name);
   auto impl = std::make_unique<Impl>();
   impl->name = name;
-  for (size_t id = 0; id < vocab.tokens.size(); ++id)
-    impl->vocab.add(vocab.tokens[id], static_cast<int>(id));
-  if (vocab.model != "gpt2")
+  if (vocab.model == "llama") {
+    use_sentencepiece(*impl, sentencepiece_model(vocab, name));
+    impl->adds_bos = vocab.add_bos.value_or(true);
+    impl->adds_eos = vocab.add_eos.value_or(false);
+  } else if (vocab.model == "gpt2") {
+    make_byte_level(*impl, vocab);
+  } else {
     fail("{}: tokenizer.ggml.model is '{}', expected gpt2 or llama; this kind is not supported",
          name, vocab.model);
-  make_byte_level(*impl, vocab);
-  for (size_t id = 0; id < vocab.types.size(); ++id) {
-    const int type = vocab.types[id];
-    if (type != kUnknown && type != kControl && type != kUserDefined) continue;
-    const AddedToken token{.content = vocab.tokens[id], .special = type != kUserDefined};
-    impl->added.add(token, static_cast<int>(id), impl->normalizer);
   }
   impl->bos = checked_id(vocab.bos, "bos", vocab, name);
   impl->eos = checked_id(vocab.eos, "eos", vocab, name);

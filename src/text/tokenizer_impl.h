@@ -27,7 +27,7 @@ struct Tokenizer::Impl {
   PreTokenizer pre_tokenizer;
   std::unique_ptr<const Bpe> model;
   Decoder decoder;
-  Repair repair = Repair::kMaximalSubpart;
+  bool repairs = true;  ///< false: the normaliser takes any bytes
   std::optional<int> bos, eos, unk, pad;
   bool adds_bos = false;
   bool adds_eos = false;
@@ -44,7 +44,8 @@ struct Tokenizer::Impl {
   void add_token(const AddedToken& token);
 };
 
-/// Reads tokenizer.json and tokenizer_config.json of `directory`.
+/// Reads tokenizer.json of `directory`, or its tokenizer.model, with what the files beside it add.
 std::unique_ptr<Tokenizer> read_tokenizer_json(const std::filesystem::path& directory);
+std::unique_ptr<Tokenizer> read_tokenizer_model(const std::filesystem::path& directory);
 
 }  // namespace sala

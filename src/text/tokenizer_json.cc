@@ -3,7 +3,9 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/mapped_file.h"
 #include "text/json_fields.h"
+#include "text/sentencepiece.h"
 #include "text/tokenizer_impl.h"
 
 namespace sala {
@@ -194,17 +196,28 @@ void read_config(Tokenizer::Impl& impl, const Json& config, const std::string& n
   impl.adds_eos = bool_field(config, "add_eos_token", impl.adds_eos, name);
 }
 
+void read_configs(Tokenizer::Impl& impl, const std::filesystem::path& directory) {
+  for (const char* name : {"special_tokens_map.json", "tokenizer_config.json"})
+    if (const auto path = directory / name; std::filesystem::exists(path))
+      read_config(impl, read_json(path), path.string());
+}
+
 }  // namespace
 
 std::unique_ptr<Tokenizer> read_tokenizer_json(const std::filesystem::path& directory) {
-  const auto path = directory / "tokenizer.json";
   auto impl = std::make_unique<Tokenizer::Impl>();
-  impl->name = path.string();
-  read_root(*impl, read_json(path));
-  if (const auto map = directory / "special_tokens_map.json"; std::filesystem::exists(map))
-    read_config(*impl, read_json(map), map.string());
-  if (const auto config = directory / "tokenizer_config.json"; std::filesystem::exists(config))
-    read_config(*impl, read_json(config), config.string());
+  impl->name = (directory / "tokenizer.json").string();
+  read_root(*impl, read_json(impl->name));
+  read_configs(*impl, directory);
+  return std::make_unique<Tokenizer>(std::move(impl));
+}
+
+std::unique_ptr<Tokenizer> read_tokenizer_model(const std::filesystem::path& directory) {
+  auto impl = std::make_unique<Tokenizer::Impl>();
+  impl->name = (directory / "tokenizer.model").string();
+  const auto file = MappedFile::open(impl->name);
+  use_sentencepiece(*impl, read_sentencepiece(file->bytes(), impl->name));
+  read_configs(*impl, directory);
   return std::make_unique<Tokenizer>(std::move(impl));
 }
 
