@@ -14,11 +14,15 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", SALA_VERSION);
   app.require_subcommand(1);
   sala::add_run(app);
+  sala::add_chat(app);
   sala::add_logits(app);
   sala::add_inspect(app);
   sala::add_tokenize(app);
   sala::add_eval(app);
   app.footer("Every option can also be set as SALA_<OPTION>, e.g. SALA_THREADS=4 for --threads 4.");
+  const auto is_first = [&](const CLI::App* command) { return command->get_name() == argv[1]; };
+  if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(is_first).empty())
+    throw sala::UsageError(fmt::format("there is no command \"{}\"", argv[1]));
   try {
     app.parse(argc, argv);
     return 0;
