@@ -41,6 +41,7 @@ std::function<void(int64_t done)> prompt_progress(int64_t tokens);
 
 /// The commands: each adds itself to the program.
 void add_run(CLI::App& app);
+void add_chat(CLI::App& app);
 void add_logits(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_tokenize(CLI::App& app);
