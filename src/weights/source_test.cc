@@ -111,6 +111,7 @@ std::vector<float> defined_values(StoredType type, const std::string& bytes) {
   return values;
 }
 
+/// `bytes` must outlive the tensor.
 StoredTensor stored(std::string name, StoredType type, std::vector<int64_t> shape,
                     const std::string& bytes) {
   StoredTensor tensor;
@@ -121,6 +122,8 @@ StoredTensor stored(std::string name, StoredType type, std::vector<int64_t> shap
   tensor.bytes = as_span(bytes);
   return tensor;
 }
+
+StoredTensor stored(std::string, StoredType, std::vector<int64_t>, std::string&&) = delete;
 
 void expect_values(const Weight& w, int part, int64_t first, int64_t rows,
                    const std::vector<float>& values) {
@@ -295,9 +298,9 @@ TEST(WeightSource, ListsWhatNobodyTook) {
 
 TEST(WeightSource, ReportsProgressOnTheTakingThread) {
   constexpr int64_t kRows = 2048, kCols = 24 * 1024;  // 96 MB as bf16
-  const std::string bytes(static_cast<size_t>(kRows * kCols * 2), '\0');
+  const std::string bytes(static_cast<size_t>(kRows * kCols * 2), '\0'), end(4, '\0');
   WeightSource source({stored("big", StoredType::bf16, {kRows, kCols}, bytes),
-                       stored("last", StoredType::f32, {1}, bytes.substr(0, 4))},
+                       stored("last", StoredType::f32, {1}, end)},
                       "memory");
   source.parallel = in_threads;
   std::vector<int64_t> told = {0};
