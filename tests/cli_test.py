@@ -385,7 +385,7 @@ class BadUse(Case):
                 (["logits", good, "--tokens", ids, "--out", nothing / "x.npy"], [str(nothing / "x.npy")]),
                 (["logits", good, "--tokens", ids, "--out", self.folder / "out.npy", "--blocks", nothing / "b.json"], [str(nothing / "b.json")]),
                 (["run", good, "--file", nothing, "-p", "x"], [str(nothing)]),
-                (["eval", "ppl", good, nothing], [str(nothing)]), (["run", good, "-p", ""], ["prompt"])):
+                (["eval", "ppl", good, nothing], [str(nothing)])):
             with self.subTest(" ".join(map(str, arguments))):
                 self.refused(FAILED, contains, *arguments)
 
