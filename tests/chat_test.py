@@ -251,8 +251,8 @@ class Chat(WithModel):
     def test_bad_commands_get_one_sentence(self):
         t = self.chat(*always("a", 2))
         for line, sentence in {"/hlep": r"\[there is no command /hlep; /help lists them\]", "/save": r"/save needs a path",
-                               "/load /nowhere/at/all": "/nowhere/at/all", "/file": "/file needs a path",
-                               f"/save {self.folder}": "cannot be written", "/load " + str(self.folder): "model|chat|/"}.items():
+                               "/load /nowhere/at/all": r"\[/nowhere/at/all: ", "/file": "/file needs a path",
+                               f"/save {self.folder}": "cannot be written", f"/load {self.folder}": r"\[" + re.escape(f"{self.folder}: ")}.items():
             t.say(line, sentence)
         for text, sentence in {"{": "not valid JSON", "{}": "expected an array", '[{"role": "user"}]': 'no text "content"',
                                '[{"role": "king", "content": ""}]': 'role "king"'}.items():

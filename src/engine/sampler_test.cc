@@ -29,6 +29,13 @@ int sample_at(std::span<const float> logits, SamplingParams params, uint64_t ind
   return Sampler(params, static_cast<int64_t>(logits.size())).sample(logits);
 }
 
+void sort_falling(std::vector<int>& tokens, const std::vector<float>& logits) {
+  std::ranges::sort(tokens, [&](int a, int b) {
+    const float x = logits[static_cast<size_t>(a)], y = logits[static_cast<size_t>(b)];
+    return x != y ? x > y : a < b;
+  });
+}
+
 /// What docs/sampling.md says, step by step over the whole vocabulary: token to probability.
 std::map<int, double> oracle(std::vector<float> logits, const SamplingParams& p,
                              const std::vector<int>& prompt = {},
@@ -49,9 +56,7 @@ std::map<int, double> oracle(std::vector<float> logits, const SamplingParams& p,
   }
   std::vector<int> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
-  std::ranges::stable_sort(order, [&](int a, int b) {
-    return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
-  });
+  sort_falling(order, logits);
   if (p.temperature == 0.0) return {{order.front(), 1.0}};
   if (p.top_k > 0 && static_cast<size_t>(p.top_k) < order.size())
     order.resize(static_cast<size_t>(p.top_k));
@@ -327,9 +332,7 @@ TEST(FallingOrder, IsThatOfASort) {
     std::vector<int> expected;
     for (size_t i = 0; i < vocab; ++i)
       if (logits[i] > -kInfinity) expected.push_back(static_cast<int>(i));
-    std::ranges::stable_sort(expected, [&](int a, int b) {
-      return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
-    });
+    sort_falling(expected, logits);
     if (expected.empty()) continue;
     order.start(logits, logits[static_cast<size_t>(expected[0])], round % 7 == 0 ? 1e-5 : 2.0);
     for (size_t i = 0; i < expected.size(); ++i) {

@@ -43,6 +43,8 @@ std::vector<int> RunCommand::prompt_tokens(const ModelFiles& files) const {
   } else {
     if (!files.chat_template)
       fail("{}: has no chat template; use --raw to give the prompt as it is", files.path.string());
+    if (document.empty() && prompt.empty())
+      fail("the prompt is empty; give text with -p or --file");
     OrderedJson messages = OrderedJson::array();
     if (!system.empty()) messages.push_back({{"role", "system"}, {"content", system}});
     const std::string content =
