@@ -6,9 +6,9 @@
 #include <bit>
 #include <cstring>
 #include <limits>
-#include <queue>
 #include <utility>
 
+#include "text/bpe_long_word.h"
 #include "text/byte_alphabet.h"
 #include "text/unicode.h"
 
@@ -122,6 +122,7 @@ void Bpe::index_rules(const std::vector<BpeMerge>& merges) {
     const uint64_t pair = pair_of(merge.left, merge.right);
     Rule& slot = rules_[free_slot(rules_, pair, [](const Rule& r) { return r.pair; })];
     slot = {pair, merge.rank, merge.result};
+    ranks_ = std::max(ranks_, merge.rank + 1);
   }
 }
 
@@ -313,7 +314,7 @@ void Bpe::merge(std::vector<int>& symbols, std::vector<int>& out) const {
   if (symbols.size() <= kShortWord) {
     merge_short(symbols, out);
   } else {
-    merge_long(symbols, out);
+    LongWord(*this, symbols).merge(out);
   }
 }
 
@@ -344,52 +345,6 @@ void Bpe::merge_short(std::vector<int>& symbols, std::vector<int>& out) const {
     if (best > 0) look(best - 1);
   }
   out.insert(out.end(), symbols.begin(), symbols.begin() + static_cast<std::ptrdiff_t>(n));
-}
-
-void Bpe::merge_long(const std::vector<int>& ids, std::vector<int>& out) const {
-  struct Candidate {
-    int rank;
-    int at;
-    int result;
-    bool operator>(const Candidate& other) const {
-      return rank != other.rank ? rank > other.rank : at > other.at;
-    }
-  };
-  const int n = static_cast<int>(ids.size());
-  std::vector<Symbol> symbols(ids.size());
-  std::vector<Candidate> first;
-  first.reserve(ids.size());
-  const auto symbol = [&](int i) -> Symbol& { return symbols[static_cast<size_t>(i)]; };
-  for (int i = 0; i < n; ++i) {
-    symbol(i) = {ids[static_cast<size_t>(i)], i - 1, i + 1 < n ? i + 1 : kNone};
-    if (i > 0)
-      if (const Rule* found = rule(symbol(i - 1).id, symbol(i).id); found != nullptr)
-        first.push_back({found->rank, i - 1, found->result});
-  }
-  std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue(std::greater<>(),
-                                                                               std::move(first));
-  const auto offer = [&](int left) {
-    if (left == kNone || symbol(left).next == kNone) return;
-    if (const Rule* found = rule(symbol(left).id, symbol(symbol(left).next).id); found != nullptr)
-      queue.push({found->rank, left, found->result});
-  };
-  while (!queue.empty()) {
-    const Candidate top = queue.top();
-    queue.pop();
-    Symbol& left = symbol(top.at);
-    if (left.id == kNone || left.next == kNone) continue;
-    const Symbol right = symbol(left.next);
-    // A candidate is stale when either side has been merged into something else since.
-    const Rule* found = rule(left.id, right.id);
-    if (found == nullptr || found->result != top.result) continue;
-    symbol(left.next).id = kNone;
-    left.id = top.result;
-    left.next = right.next;
-    if (right.next != kNone) symbol(right.next).previous = top.at;
-    offer(left.previous);
-    offer(top.at);
-  }
-  for (int i = 0; i != kNone && i < n; i = symbol(i).next) out.push_back(symbol(i).id);
 }
 
 }  // namespace sala

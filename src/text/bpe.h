@@ -83,18 +83,14 @@ class Bpe {
   void encode(std::string_view text, WordCache& cache, std::vector<int>& out) const;
 
  private:
-  struct Symbol {
-    int id;
-    int previous;
-    int next;
-  };
+  static constexpr uint64_t kNoPair = ~uint64_t{0};
+  static constexpr int kNone = -1;
+  friend class LongWord;
   struct Rule {
     uint64_t pair = kNoPair;
     int rank = 0;
     int result = 0;
   };
-  static constexpr uint64_t kNoPair = ~uint64_t{0};
-  static constexpr int kNone = -1;
   static uint64_t pair_of(int left, int right) {
     return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
   }
@@ -115,13 +111,13 @@ class Bpe {
   void encode_affixed(std::string_view text, std::vector<int>& out) const;
   void merge(std::vector<int>& symbols, std::vector<int>& out) const;
   void merge_short(std::vector<int>& symbols, std::vector<int>& out) const;
-  void merge_long(const std::vector<int>& ids, std::vector<int>& out) const;
 
   const Vocab& vocab_;
   Options options_;
   std::array<int, 256> byte_ids_{};
   std::vector<int> pages_;  ///< code >> 8 to a page of `characters_`, or -1
   std::vector<std::array<int, 256>> characters_;
+  int ranks_ = 0;                 ///< one more than the largest rank of a rule
   std::vector<Rule> rules_;       ///< open addressing, size a power of two
   std::vector<uint64_t> joints_;  ///< pairs of starting symbols that some rule can bring together
 };
