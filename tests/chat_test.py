@@ -252,7 +252,8 @@ class Chat(WithModel):
         t = self.chat(*always("a", 2))
         for line, sentence in {"/hlep": r"\[there is no command /hlep; /help lists them\]", "/save": r"/save needs a path",
                                "/load /nowhere/at/all": r"\[/nowhere/at/all: ", "/file": "/file needs a path",
-                               f"/save {self.folder}": "cannot be written", f"/load {self.folder}": r"\[" + re.escape(f"{self.folder}: ")}.items():
+                               f"/save {self.folder}": "cannot be written",
+                               f"/load {self.folder}": rf"\[{re.escape(str(self.folder))}: "}.items():
             t.say(line, sentence)
         for text, sentence in {"{": "not valid JSON", "{}": "expected an array", '[{"role": "user"}]': 'no text "content"',
                                '[{"role": "king", "content": ""}]': 'role "king"'}.items():
@@ -314,8 +315,8 @@ class Chat(WithModel):
 @unittest.skipUnless(shutil.which("tmux"), "there is no tmux")
 class Tmux(WithModel):
     def tmux(self, *arguments):
-        return subprocess.run(["tmux", "-L", self.server, "-f", "/dev/null", *map(str, arguments)], env=harness.ENVIRONMENT | {"LC_ALL": "C.UTF-8"},
-                              check=True, capture_output=True, encoding="utf-8").stdout
+        return subprocess.run(["tmux", "-L", self.server, "-f", "/dev/null", *map(str, arguments)], check=True,
+                              env=harness.ENVIRONMENT | {"LC_ALL": "C.UTF-8"}, capture_output=True, encoding="utf-8").stdout
 
     def expect(self, pattern, timeout=60):
         end = time.monotonic() + timeout
