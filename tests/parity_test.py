@@ -94,6 +94,38 @@ LLAMA = {
     "head_size_64": ({"tokens": 300}, dict(head_dim=64, hidden_size=192, num_attention_heads=3, num_key_value_heads=1)),
 }
 
+LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=100)
+LLAMA["llama3_rope"] = ({"tokens": 300}, dict(rope_scaling=LLAMA3, rope_theta=500.0, head_dim=32, hidden_size=64))
+
+QWEN3 = {
+    "default": ({}, {}),
+    "bf16_tied": ({"dtype": "bf16"}, dict(tie_word_embeddings=True)),
+    "heads_wider_than_hidden": ({"tokens": 300}, dict(head_dim=32, num_attention_heads=6, num_key_value_heads=2, hidden_size=48)),
+}
+
+
+def longrope(original, seed=4):
+    factors = [round(float(x), 3) for x in np.random.default_rng(seed).uniform(1, 3, 4)]
+    return dict(rope_type="longrope", long_factor=factors, short_factor=[1.0] * 4, original_max_position_embeddings=original)
+
+
+MINICPM = {
+    "default": ({}, {}),
+    "dense_bf16": ({"dtype": "bf16"}, dict(sparse=False)),
+    "longrope_stretched": ({}, dict(rope_scaling=longrope(32768), max_position_embeddings=131072)),
+    "longrope_unstretched": ({}, dict(rope_scaling=longrope(32768), max_position_embeddings=32768)),
+    "always_sparse": ({}, dict(dense_len=-1, num_attention_heads=6, num_key_value_heads=3, head_dim=12)),
+}
+
+HYPENET = {
+    "default": ({}, {}),
+    "hype_500_tied": ({}, dict(attn_logits_scaling="hype 500", tie_word_embeddings=True)),
+    "hype_without_number": ({"dtype": "bf16"}, dict(attn_logits_scaling="hype")),
+    "factor": ({}, dict(attn_logits_scaling=1.3)),
+    "bare_lightning": ({}, dict(qk_norm=False, use_output_norm=False, use_output_gate=False, attn_use_output_gate=False)),
+    "rope_in_attention": ({}, dict(attn_use_rope=True, attn_logits_scaling="hype 50", lightning_nkv=2)),
+}
+
 BLOCKS = dict(hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2, head_dim=16)
 GGUF = {kind: ({"gguf": [kind]}, BLOCKS) for kind in ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1")} | {
     "mixed": ({"gguf": ["q8_0", "q4_1", "q4_1", "q8_0", "f16", "q4_0", "f32"]}, BLOCKS),
@@ -110,12 +142,12 @@ def distance(got, want):
 
 def check(folder, family, name, policies, seed):
     """Runs one configuration; returns (worst relative error, differing choices, list of complaints)."""
-    configurations = {"sala": SALA, "llama": LLAMA, "gguf": GGUF}[family]
+    configurations = {"sala": SALA, "llama": LLAMA, "qwen3": QWEN3, "minicpm": MINICPM, "hypenet": HYPENET, "gguf": GGUF}[family]
     arguments, fields = configurations[name]
     seed = 1000 * seed + list(configurations).index(name)
     out = pathlib.Path(folder) / f"{family}_{name}_{seed}"
     arguments = {"tokens": 240, "seed": seed} | arguments
-    c, model, ids = make_checkpoint.make(out, "sala" if family == "sala" else "llama", **arguments, **fields)
+    c, model, ids = make_checkpoint.make(out, "llama" if family == "gguf" else family, **arguments, **fields)
     path = out / "model.gguf" if family == "gguf" else out
     worst, ties, complaints = 0.0, 0, []
     for policy in policies:
@@ -177,6 +209,11 @@ class Parity(unittest.TestCase):
 
     def test_llama(self):
         self.compare("llama", list(LLAMA), ["always"])
+
+    def test_relatives(self):
+        self.compare("qwen3", list(QWEN3), ["always"])
+        self.compare("minicpm", list(MINICPM), list(make_checkpoint.POLICIES))
+        self.compare("hypenet", list(HYPENET), ["always"])
 
     def test_gguf(self):
         self.compare("gguf", list(GGUF), ["always"])

@@ -85,9 +85,54 @@ def llama_config(c):
     if c.head_dim * c.num_attention_heads != c.hidden_size:
         out["head_dim"] = c.head_dim
     out.update(architectures=["LlamaForCausalLM"], model_type="llama", hidden_act="silu", attention_bias=False,
-               attention_dropout=0.0, mlp_bias=False, rope_scaling=None, max_position_embeddings=8192,
+               attention_dropout=0.0, mlp_bias=False, rope_scaling=c.rope_scaling, max_position_embeddings=8192,
                initializer_range=0.02, pretraining_tp=1, use_cache=True, bos_token_id=1, eos_token_id=2)
     return out
+
+
+def qwen3_config(c):
+    """What Qwen3ForCausalLM writes."""
+    out = llama_config(c)
+    out.pop("mlp_bias"), out.pop("pretraining_tp")
+    out.update(architectures=["Qwen3ForCausalLM"], model_type="qwen3", head_dim=c.head_dim, use_sliding_window=False,
+               sliding_window=None, max_window_layers=c.num_hidden_layers)
+    return out
+
+
+def minicpm_config(c):
+    """What openbmb's MiniCPM4 repositories hold."""
+    keys = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+            "num_key_value_heads", "rms_norm_eps", "scale_emb", "scale_depth", "dim_model_base", "tie_word_embeddings",
+            "rope_scaling", "max_position_embeddings"]
+    out = {k: getattr(c, k) for k in keys}
+    if c.rope_theta != 10000.0:                              # the released files have no such key
+        out["rope_theta"] = c.rope_theta
+    if c.head_dim * c.num_attention_heads != c.hidden_size:
+        out["head_dim"] = c.head_dim
+    out.update(architectures=["MiniCPMForCausalLM"], model_type="minicpm", hidden_act="silu", attention_bias=False,
+               attention_dropout=0.0, mup_denominator=32, bos_token_id=1, eos_token_id=[2], pad_token_id=2)
+    if c.sparse:
+        out["sparse_config"] = sala_config(c)["sparse_config"]
+    return out
+
+
+def hypenet_config(c):
+    """What HALO's HypeNet configurations hold."""
+    out = llama_config(c)
+    out.pop("mlp_bias"), out.pop("pretraining_tp")
+    out.update({k: getattr(c, k) for k in ["head_dim", "lightning_nh", "lightning_nkv", "lightning_head_dim",
+                                           "lightning_scale", "lightning_use_rope", "attn_use_rope",
+                                           "attn_use_output_gate", "attn_logits_scaling"]},
+               architectures=["HypeNetForCausalLM"], model_type="hypenet", expand_kv_proj=True, lightning_rope_scaling=None,
+               lightning_use_qk_norm=c.qk_norm, lightning_use_output_norm=c.use_output_norm,
+               lightning_use_output_gate=c.use_output_gate,
+               mixer_types=["attn" if m == sala_ref.SPARSE else m for m in c.mixer_types])
+    return out
+
+
+FAMILIES = {"sala": (sala_ref.tiny_config, sala_config), "llama": (sala_ref.llama_config, llama_config),
+            "qwen3": (sala_ref.qwen3_config, qwen3_config), "minicpm": (sala_ref.minicpm_config, minicpm_config),
+            "hypenet": (sala_ref.hypenet_config, hypenet_config)}
 
 
 def chosen(c, policy, length, selected):
@@ -110,7 +155,8 @@ def sparse_layers(c):
 
 def make(out, family="sala", seed=0, tokens=200, dtype="f32", shards=1, gguf=(), **fields):
     """Writes the checkpoint (config, weights, tokens.json) into the folder `out`; returns (Config, reference Model, ids)."""
-    c = {"sala": sala_ref.tiny_config, "llama": sala_ref.llama_config}[family](**fields)
+    configure, write_config = FAMILIES[family]
+    c = configure(**fields)
     w = sala_ref.random_weights(c, seed)
     out.mkdir(parents=True, exist_ok=True)
     if gguf:
@@ -120,7 +166,7 @@ def make(out, family="sala", seed=0, tokens=200, dtype="f32", shards=1, gguf=(),
     else:
         w = {k: gguf_writer.encode(x, dtype)[1] for k, x in w.items()}
         write_shards(out, w, dtype, shards)
-        config = sala_config(c) if family == "sala" else llama_config(c)
+        config = write_config(c)
         config["torch_dtype"] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}[dtype]
         (out / "config.json").write_text(json.dumps(config, indent=2))
         (out / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": [2]}))
@@ -141,7 +187,7 @@ def reference(c, model, ids, name, follow=None):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("out", type=pathlib.Path)
-    ap.add_argument("--family", choices=["sala", "llama"], default="sala")
+    ap.add_argument("--family", choices=FAMILIES, default="sala")
     ap.add_argument("--seed", type=int, default=0)
     ap.add_argument("--tokens", type=int, default=200)
     ap.add_argument("--dtype", choices=["f32", "bf16", "f16"], default="f32")

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Independent numpy reference of MiniCPM-SALA (hybrid InfLLM-V2 sparse + Lightning linear attention) and of Llama.
+"""Independent numpy reference of MiniCPM-SALA (hybrid InfLLM-V2 sparse + Lightning linear attention), and of Llama,
+Qwen3, MiniCPM4 and HypeNet, which are made of the same parts.
 
 Written from the published formulas; it shares no code with any other implementation.
 It favours clarity over speed and works with tiny configurations in float64 (or float32).
@@ -44,6 +45,9 @@ class Config:
     attn_use_output_gate: bool = True   # sparse: o_gate
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
+    rope_scaling: dict = None           # Hugging Face's dictionary: {"rope_type": "llama3" | "longrope", ...}
+    max_position_embeddings: int = 524288
+    attn_logits_scaling: object = None  # HypeNet: a number, or "hype a": q of position p times ln(p + a) / ln(a)
     scale_emb: float = 12.0
     scale_depth: float = 1.4
     dim_model_base: int = 256
@@ -103,6 +107,22 @@ def llama_config(**kw):
     base.setdefault("scale_depth", math.sqrt(len(base["mixer_types"])))
     base.setdefault("dim_model_base", base["hidden_size"])
     return Config(**base)
+
+
+def qwen3_config(**kw):
+    """Llama with QK-norm."""
+    return llama_config(**(dict(attn_qk_norm=True, rms_norm_eps=1e-6, rope_theta=1e6) | kw))
+
+
+def minicpm_config(**kw):
+    """MiniCPM4: muP, RoPE and InfLLM-V2 in every layer, no gates."""
+    return tiny_config(**(dict(mixer_types=[SPARSE] * 3, attn_use_rope=True, attn_use_output_gate=False) | kw))
+
+
+def hypenet_config(**kw):
+    """HypeNet: gated NoPE attention with QK-norm, and Lightning; no muP."""
+    return llama_config(**(dict(mixer_types=["lightning-attn", SPARSE, "lightning-attn", SPARSE], attn_qk_norm=True,
+                                attn_use_rope=False, attn_use_output_gate=True, rms_norm_eps=1e-6) | kw))
 
 
 def tensor_shapes(c):
@@ -168,17 +188,49 @@ def silu(x):
     return x * sigmoid(x)
 
 
-def rope(x, pos, theta):
+def rope_frequencies(d, theta, scaling, max_positions):
+    """Inverse frequencies [d/2] in float32, and what cos and sin are multiplied by.
+
+    llama3: transformers' _compute_llama3_parameters; longrope: arXiv 2402.13753 with the factors of the stretched model
+    where it is stretched."""
+    e = (np.arange(0, d, 2, dtype=np.float32) / np.float32(d)).astype(np.float64)
+    inv = np.float32(1) / (np.float64(theta) ** e).astype(np.float32)       # two float32 roundings, as torch does
+    if not scaling:
+        return inv, 1.0
+    if scaling["rope_type"] == "llama3":
+        factor, low, high = (np.float32(scaling[k]) for k in ("factor", "low_freq_factor", "high_freq_factor"))
+        original = np.float32(scaling["original_max_position_embeddings"])
+        wavelength = np.float32(2 * math.pi) / inv
+        smooth = (original / wavelength - low) / (high - low)
+        middle = (np.float32(1) - smooth) * inv / factor + smooth * inv
+        return np.where(wavelength > original / low, inv / factor, np.where(wavelength < original / high, inv, middle)), 1.0
+    original = scaling["original_max_position_embeddings"]
+    stretched = max_positions > original
+    factors = np.array(scaling["long_factor" if stretched else "short_factor"], np.float32)
+    return inv / factors, math.sqrt(1 + math.log(max_positions / original) / math.log(original)) if stretched else 1.0
+
+
+def rope(x, pos, c):
     """x [T, heads, d]; rotate-half (neox) pairing of dimension i with i + d/2.
 
     Frequencies and angles are formed in float32, as in the release: their rounding is part of the model."""
     d = x.shape[-1]
-    e = (np.arange(0, d, 2, dtype=np.float32) / np.float32(d)).astype(np.float64)
-    inv = np.float32(1) / (np.float64(theta) ** e).astype(np.float32)       # two float32 roundings, as torch does
+    inv, magnitude = rope_frequencies(d, c.rope_theta, c.rope_scaling, c.max_position_embeddings)
     ang = (pos.astype(np.float32)[:, None] * inv[None, :]).astype(np.float64)
-    cos, sin = np.cos(ang)[:, None, :], np.sin(ang)[:, None, :]
+    cos, sin = magnitude * np.cos(ang)[:, None, :], magnitude * np.sin(ang)[:, None, :]
     a, b = x[..., : d // 2], x[..., d // 2:]
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def logit_factor(c, pos):
+    """What q is multiplied by at each position (HypeNet's attn_logits_scaling)."""
+    if c.attn_logits_scaling is None:
+        return np.ones(len(pos))
+    if not isinstance(c.attn_logits_scaling, str):
+        return np.full(len(pos), float(c.attn_logits_scaling))
+    words = c.attn_logits_scaling.split()
+    a = float(words[1]) if len(words) > 1 else 362.0
+    return np.log(pos + a) / math.log(a)
 
 
 def decay_slopes(n):
@@ -445,7 +497,8 @@ class Model:
             q = rms_norm(q, self.w[p + "q_norm.weight"], c.rms_norm_eps)
             k = rms_norm(k, self.w[p + "k_norm.weight"], c.rms_norm_eps)
         if c.attn_use_rope:
-            q, k = rope(q, pos, c.rope_theta), rope(k, pos, c.rope_theta)
+            q, k = rope(q, pos, c), rope(k, pos, c)
+        q = q * logit_factor(c, pos)[:, None, None]
         cache["layers"][i].append(k, v)
         o = infllm_attention(c, q, cache["layers"][i], pos, **opt).reshape(T, -1)
         if c.attn_use_output_gate:
@@ -462,7 +515,7 @@ class Model:
             q = rms_norm(q, self.w[p + "q_norm.weight"], c.rms_norm_eps)
             k = rms_norm(k, self.w[p + "k_norm.weight"], c.rms_norm_eps)
         if c.lightning_use_rope:
-            q, k = rope(q, pos, c.rope_theta), rope(k, pos, c.rope_theta)
+            q, k = rope(q, pos, c), rope(k, pos, c)
         rep = c.lightning_nh // c.lightning_nkv
         k, v = np.repeat(k, rep, axis=1), np.repeat(v, rep, axis=1)
         S = cache["layers"][i]
@@ -565,7 +618,7 @@ def self_test():
           "window counts at 31, 32 and 8192 tokens (511 fine, 127 coarse)")
 
     p = np.float32(1e4) ** (np.arange(0, 128, 2, dtype=np.float32) / np.float32(128))
-    a = rope(np.eye(1, 128).reshape(1, 1, 128), np.array([524287]), 1e4)[0, 0]
+    a = rope(np.eye(1, 128).reshape(1, 1, 128), np.array([524287]), Config())[0, 0]
     ck.ok(abs(a[0] - math.cos(524287.0)) < 1e-6 and p[0] == 1, "rope at position 524287: the first pair turns by the position")
     scales = [Model(tiny_config(use_output_norm=False, lightning_scale=s), random_weights(tiny_config(use_output_norm=False), 2))
               .run(np.arange(50) % 61, policy="dense") for s in ("1/sqrt(d)", "1/d", "none")]
