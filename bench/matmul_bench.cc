@@ -113,7 +113,7 @@ void run(benchmark::State& state, WeightType type, Compute compute) {
 
 void shapes(benchmark::internal::Benchmark* bench) {
   bench->ArgNames({"T", "N", "K", "paired"})->Unit(benchmark::kMillisecond);
-  for (const int64_t T : {1, 2, 4, 8, 16, 64, 128, 512}) bench->Args({T, 4096, 4096, 0});
+  for (const int64_t T : {1, 2, 4, 8, 16, 32, 64, 128, 512}) bench->Args({T, 4096, 4096, 0});
   for (const int64_t T : {1, 128}) bench->Args({T, 16384, 4096, 0})->Args({T, 4096, 16384, 0});
   for (const int64_t T : {1, 128}) bench->Args({T, 8192, 4096, 1});
 }

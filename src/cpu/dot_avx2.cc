@@ -123,6 +123,9 @@ template <Source kSource, int R>
   const float* scales = tile.scales;
   Activations<R> ready;
   for (int64_t g = 0; g < tile.count / kGroup; ++g) {
+    if constexpr (!decoded(kSource))
+      for (int line = 0; line < kGroupBytes; line += 64)
+        _mm_prefetch(w + kAhead + line, _MM_HINT_T0);
     prepare<kSource>(x, tile.rows, ready);
     for (int v = 0; v < kPanel / 8; ++v)
       add_group<kSource>(tile, w, v, ready, scales, c + 8 * v, tile.fresh && g == 0,

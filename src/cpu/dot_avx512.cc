@@ -22,6 +22,11 @@ constexpr int kBf16Rows = 12;
 constexpr int kInt8Rows =
     8;  // more spill: both the group's sums and the row's must stay in registers
 
+/// Asks for `bytes` that a stream reads soon.
+inline void prefetch(const std::byte* w, int bytes) {
+  for (int line = 0; line < bytes; line += 64) _mm_prefetch(w + kAhead + line, _MM_HINT_T0);
+}
+
 enum class Source : uint8_t { groups, w8, w4 };
 
 /// Weight codes of eight columns of 32 rows: four columns in each vector of 16 rows.
@@ -116,6 +121,7 @@ template <Source kSource, int R>
   const float* scales = tile.scales;
   for (int64_t g = 0; g < tile.count / kGroup; ++g, scales += 2 * R) {
     const std::byte* group = w;
+    if constexpr (kSource != Source::groups) prefetch(w, 2 * kScale * kPanel + 4 * kCodes);
     w += 2 * kScale * kPanel;
     __m512i dot[2 * R];
     clear(dot, std::make_index_sequence<2 * R>());
@@ -152,25 +158,27 @@ template <size_t... r>
    ...);
 }
 
-template <int R>
+template <int R, bool kStream>
 [[gnu::target("avx512f,avx512bf16")]] void bf16_panel(const Tile& tile, const std::byte* w,
                                                       float* c) {
   constexpr std::make_index_sequence<R> rows;
   __m512 sum[2 * R];
   load_sums(tile, c, sum, rows);
   const auto* x = static_cast<const int32_t*>(tile.x);
-  for (int64_t k = 0; k < tile.count; k += 2, x += R, w += kPanel * 4)
+  for (int64_t k = 0; k < tile.count; k += 2, x += R, w += kPanel * 4) {
+    if constexpr (kStream) prefetch(w, kPanel * 4);
     add_pair(_mm512_loadu_si512(w), _mm512_loadu_si512(w + 64), x, sum, rows);
+  }
   store_sums(tile, c, sum, rows);
 }
 
-template <int R>
+template <int R, bool kStream>
 void bf16_rows(const Tile& tile) {
   if constexpr (R > 1) {
-    if (tile.rows < R) return bf16_rows<R - 1>(tile);
+    if (tile.rows < R) return bf16_rows<R - 1, kStream>(tile);
   }
   for (int p = 0; p < tile.panels; ++p)
-    bf16_panel<R>(tile, tile.w + p * tile.panel_stride, tile.c + p * kPanel);
+    bf16_panel<R, kStream>(tile, tile.w + p * tile.panel_stride, tile.c + p * kPanel);
 }
 
 }  // namespace
@@ -178,12 +186,14 @@ void bf16_rows(const Tile& tile) {
 Kernels vnni_kernels(WeightType type) {
   return {.rows = kInt8Rows,
           .block = int8_rows<Source::groups, kInt8Rows>,
-          .stream = type == WeightType::w8 ? int8_rows<Source::w8, kStreamRows>
-                                           : int8_rows<Source::w4, kStreamRows>};
+          .stream = type == WeightType::w8 ? int8_rows<Source::w8, kInt8Rows>
+                                           : int8_rows<Source::w4, kInt8Rows>};
 }
 
 Kernels bf16_kernels() {
-  return {.rows = kBf16Rows, .block = bf16_rows<kBf16Rows>, .stream = bf16_rows<kStreamRows>};
+  return {.rows = kBf16Rows,
+          .block = bf16_rows<kBf16Rows, false>,
+          .stream = bf16_rows<kBf16Rows, true>};
 }
 
 }  // namespace sala::cpu

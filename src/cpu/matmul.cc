@@ -27,6 +27,7 @@ constexpr int64_t kGroupPanels = 8;   // panels that share a pass over a row blo
 constexpr int64_t kF32Columns = 192;  // columns of a block: 24 KiB of L1 for a panel
 constexpr int64_t kBf16Columns = 384;
 constexpr int64_t kInt8Columns = 512;
+constexpr int64_t kStreamTiles = 2;  // so few tiles read panels whole, decoded in registers
 
 /// One call, as all its threads see it.
 struct Job {
@@ -114,8 +115,7 @@ void plan(Job& job, int threads) {
   job.unit_columns = job.units == Units::f32 ? 1 : job.units == Units::bf16_pairs ? 2 : 4;
   job.row_units = (K + job.unit_columns - 1) / job.unit_columns;
   job.groups = job.compute == Compute::int8 ? (K + kGroup - 1) / kGroup : 0;
-  job.stream = job.kernels.stream != nullptr && T <= kStreamRows;
-  if (job.stream) job.kernels.rows = static_cast<int>(T);
+  job.stream = job.kernels.stream != nullptr && T <= kStreamTiles * job.kernels.rows;
   job.tiles = (T + job.kernels.rows - 1) / job.kernels.rows;
   job.column_block = job.stream                       ? K
                      : job.units == Units::f32        ? kF32Columns
@@ -218,12 +218,13 @@ void prefetch_part(std::span<const std::byte> bytes, int64_t i, int64_t n) {
 void sum_block(const Job& job, int64_t panel, int64_t panels, int64_t begin, int64_t end,
                const ItemSpace& space) {
   const int64_t row0 = job.tile_begin(begin);
-  const int64_t passes = job.stream ? 1 : panels;
+  const int64_t passes =
+      job.stream && end - begin == 1 ? 1 : panels;  // one tile takes panels side by side
   for (int64_t k = 0; k < job.w.cols; k += job.column_block) {
     const int64_t count = std::min(job.column_block, job.w.cols - k);
     for (int64_t p = 0; p < passes; ++p) {
       const std::byte* w =
-          job.stream ? job.w.panel(panel) : panel_block(job, panel + p, k, count, space.block);
+          job.stream ? job.w.panel(panel + p) : panel_block(job, panel + p, k, count, space.block);
       const std::span<const std::byte> next = p + 1 < passes
                                                   ? block_bytes(job, panel + p + 1, k)
                                                   : block_bytes(job, panel, k + job.column_block);

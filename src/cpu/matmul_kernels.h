@@ -5,7 +5,7 @@
 
 #include "ops/weight.h"
 
-/// The kernels that matmul.cc chooses among. docs/kernels.md tells how they came about.
+/// The kernels that matmul.cc chooses among. docs/kernels_matmul.md tells how they came about.
 namespace sala::cpu {
 
 /// One tile of work: c [rows, panels * kPanel] (+)= x [rows, count] W^T for `count` columns of some
@@ -15,11 +15,11 @@ namespace sala::cpu {
 /// bf16, or four int8 codes. Unit u of row r is at [u * rows + r], so that a kernel reads x as one
 /// stream.
 struct Tile {
-  int rows = 0;    ///< at most the kernel's own number
-  int panels = 1;  ///< panels side by side, at most kWide / rows of them; 1 in block kernels
+  int rows = 0;    ///< at most Kernels::rows
+  int panels = 1;  ///< panels side by side; 1 in block kernels
   const void* x = nullptr;
-  const float* scales =
-      nullptr;  ///< int8: [count / kGroup][rows] of { scale, scale * sum of the codes }
+  /// int8: [count / kGroup][rows] of { scale, scale * sum of the codes }.
+  const float* scales = nullptr;
   const std::byte* w = nullptr;  ///< first column wanted of the first panel
   int64_t panel_stride = 0;      ///< bytes from a panel to the next
   int64_t count = 0;             ///< columns
@@ -29,8 +29,9 @@ struct Tile {
 };
 using TileKernel = void (*)(const Tile& tile);
 
-/// Rows of a tile that streams a weight in its own type, decoded in registers.
-inline constexpr int kStreamRows = 4;
+/// Bytes ahead of its reading that a stream is prefetched: a page, at whose end the machine's own
+/// prefetching stops. Past the end of the weights a prefetch does nothing.
+inline constexpr int kAhead = 4096;
 
 /// A group of a decoded w8 or w4 panel: what the block kernels of int8 read.
 struct CodeGroup {
@@ -41,11 +42,12 @@ struct CodeGroup {
 
 /// Kernels of one kind of product. All of a kind give the same bits on one machine.
 struct Kernels {
-  int rows = 0;  ///< rows of a tile of `block`
-  TileKernel block =
-      nullptr;  ///< w is f32 [count][kPanel], bf16 pairs, or CodeGroup [count / kGroup]
-  TileKernel stream =
-      nullptr;  ///< w is the panel itself, at most kStreamRows rows; null: none for this type
+  int rows = 0;  ///< rows of a full tile
+  /// Many tiles, columns in blocks: w is f32 [count][kPanel], bf16 pairs, or CodeGroup [count /
+  /// kGroup].
+  TileKernel block = nullptr;
+  /// Few tiles, whole panels in their own type, decoded in registers; null where there is none.
+  TileKernel stream = nullptr;
 };
 
 // f32 products: fma chains over k ascending. Every ISA (matmul_panel.cc).

@@ -2,6 +2,7 @@
 #define HWY_TARGET_INCLUDE "cpu/matmul_panel.cc"
 #include <hwy/foreach_target.h>
 // Highway includes this file once per target, so its header comes second.
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -121,8 +122,13 @@ HWY_INLINE void store_sums(const Tile& tile, const V (&acc)[sizeof...(i)],
   (hn::StoreU(acc[i], Floats(), c + static_cast<int64_t>(i / N) * stride + i % N * kLanes), ...);
 }
 
+/// Asks for `bytes` that a stream reads soon.
+HWY_INLINE void prefetch(const std::byte* w, int64_t bytes) {
+  for (int64_t line = 0; line < bytes; line += 64) hwy::Prefetch(w + kAhead + line);
+}
+
 /// R rows, P panels.
-template <class Columns, int R, int P>
+template <class Columns, int R, int P, bool kStream>
 void f32_tile(const Tile& tile) {
   constexpr size_t kWidth = P * kVectors;
   constexpr std::make_index_sequence<R> rows;
@@ -135,6 +141,8 @@ void f32_tile(const Tile& tile) {
   typename Columns::Raw raw[kWidth];
   int64_t left = tile.count;
   for (; left >= Columns::kColumns; left -= Columns::kColumns) {
+    if constexpr (kStream)
+      for (int p = 0; p < P; ++p) prefetch(w + p * tile.panel_stride, Columns::kStep);
     load_columns<Columns>(w, tile.panel_stride, raw, width);
     add_column<0, Columns>(x, raw, acc, rows);
     if constexpr (Columns::kColumns == 2) add_column<1, Columns>(x + R, raw, acc, rows);
@@ -151,9 +159,9 @@ void f32_tile(const Tile& tile) {
 template <int R>
 void f32_rows(const Tile& tile) {
   if constexpr (R == 1) {
-    return f32_tile<F32Columns, 1, 1>(tile);
+    return f32_tile<F32Columns, 1, 1, false>(tile);
   } else {
-    return tile.rows == R ? f32_tile<F32Columns, R, 1>(tile) : f32_rows<R - 1>(tile);
+    return tile.rows == R ? f32_tile<F32Columns, R, 1, false>(tile) : f32_rows<R - 1>(tile);
   }
 }
 
@@ -166,7 +174,7 @@ void stream_rows(const Tile& tile) {
   Tile part = tile;
   while (part.panels > 0) {
     const bool wide = kWide > 1 && part.panels >= kWide;
-    wide ? f32_tile<Columns, R, kWide>(part) : f32_tile<Columns, R, 1>(part);
+    wide ? f32_tile<Columns, R, kWide, true>(part) : f32_tile<Columns, R, 1, true>(part);
     const int done = wide ? kWide : 1;
     part.panels -= done;
     part.w += done * part.panel_stride;
@@ -174,23 +182,17 @@ void stream_rows(const Tile& tile) {
   }
 }
 
-template <class Columns>
+template <class Columns, int R>
 void stream(const Tile& tile) {
-  switch (tile.rows) {
-    case 1:
-      return stream_rows<Columns, 1>(tile);
-    case 2:
-      return stream_rows<Columns, 2>(tile);
-    case 3:
-      return stream_rows<Columns, 3>(tile);
-    default:
-      return stream_rows<Columns, 4>(tile);
+  if constexpr (R > 1) {
+    if (tile.rows < R) return stream<Columns, R - 1>(tile);
   }
+  stream_rows<Columns, R>(tile);
 }
 
-void f32_stream(const Tile& tile) { stream<F32Columns>(tile); }
-void f16_stream(const Tile& tile) { stream<F16Columns>(tile); }
-void bf16_stream(const Tile& tile) { stream<Bf16Columns>(tile); }
+void f32_stream(const Tile& tile) { stream<F32Columns, kRows>(tile); }
+void f16_stream(const Tile& tile) { stream<F16Columns, kRows>(tile); }
+void bf16_stream(const Tile& tile) { stream<Bf16Columns, kRows>(tile); }
 
 template <class Columns>
 void decode_columns(const std::byte* w, int64_t count, float* out) {
