@@ -81,7 +81,11 @@ struct Peer {
     params.n_batch = params.n_ctx;
     params.n_outputs_max = all_logits ? params.n_batch : 1;
     params.n_threads = params.n_threads_batch = threads;
-    if (f32_kv) params.type_k = params.type_v = GGML_TYPE_F32;
+    if (f32_kv) {
+      params.type_k = params.type_v = GGML_TYPE_F32;
+      // Its flash attention rounds f32 keys and values to f16 first.
+      params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    }
     context = llama_init_from_model(model, params);
     if (!context) die("llama.cpp cannot open a context");
   }
