@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <fstream>
 #include <random>
 #include <string>
@@ -63,12 +64,19 @@ void run(const std::string& path, int64_t tokens, const std::string& compute, in
   sala::Hold hold = runner.open();
   const auto start = Clock::now();
   const auto seconds = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
+  const std::clock_t cpu_start = std::clock();
+  const auto cpu_seconds = [&] {
+    return static_cast<double>(std::clock() - cpu_start) / CLOCKS_PER_SEC;
+  };
   const int64_t step = std::max<int64_t>(tokens / 16, 1);
   int64_t reported = 0;
-  double before = 0.0, half = 0.0;
+  double before = 0.0, half = 0.0, cpu_half = 0.0;
   runner.prefill(hold, prompt, 1, {}, [&](int64_t done) {
     const double now = seconds();
-    if (half == 0.0 && 2 * done >= tokens) half = now;
+    if (half == 0.0 && 2 * done >= tokens) {
+      half = now;
+      cpu_half = cpu_seconds();
+    }
     if (done - reported < step && done < tokens) return;
     fmt::print("{:>9} tokens  {:8.1f} s  {:7.3f} ms/token here\n", done, now,
                1e3 * (now - before) / static_cast<double>(done - reported));
@@ -76,21 +84,24 @@ void run(const std::string& path, int64_t tokens, const std::string& compute, in
     reported = done;
     before = now;
   });
-  const double total = seconds();
+  const double total = seconds(), cpu_total = cpu_seconds();
   const sala::RunMemory memory = runner.memory();
   const int64_t used = anonymous_memory() - loaded;
   const int64_t cache = memory.cache.total();
-  fmt::print("{}\n", sala::Json{{"tokens", tokens},
-                                {"compute", compute},
-                                {"threads", device->threads()},
-                                {"seconds", total},
-                                {"tokens_per_second", static_cast<double>(tokens) / total},
-                                {"second_half_over_first", (total - half) / half},
-                                {"weights_bytes", model.weight_bytes()},
-                                {"cache_bytes_closed_form", cache},
-                                {"workspace_bytes_stated", memory.workspace},
-                                {"bytes_used_beside_weights", used}}
-                         .dump());
+  fmt::print("{}\n",
+             sala::Json{{"tokens", tokens},
+                        {"compute", compute},
+                        {"threads", device->threads()},
+                        {"seconds", total},
+                        {"tokens_per_second", static_cast<double>(tokens) / total},
+                        {"second_half_over_first", (total - half) / half},
+                        {"cpu_seconds", cpu_total},  // what a busy machine leaves comparable
+                        {"cpu_second_half_over_first", (cpu_total - cpu_half) / cpu_half},
+                        {"weights_bytes", model.weight_bytes()},
+                        {"cache_bytes_closed_form", cache},
+                        {"workspace_bytes_stated", memory.workspace},
+                        {"bytes_used_beside_weights", used}}
+                 .dump());
 }
 
 }  // namespace
