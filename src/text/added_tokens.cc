@@ -100,7 +100,9 @@ std::vector<AddedTokens::Part> AddedTokens::split(std::string_view text, bool no
         end += static_cast<size_t>(decode_valid_utf8(text, end).length);
     if (start < begin) parts.push_back({text.substr(start, begin - start), -1});
     parts.push_back({text.substr(begin, end - begin), match.value});
-    start = std::max(start, end);
+    // White space that the token took along can belong to the next token too; the text goes on
+    // after that one.
+    start = end;
   }
   if (start < text.size()) parts.push_back({text.substr(start), -1});
   return parts;

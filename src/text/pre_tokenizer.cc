@@ -17,6 +17,11 @@ namespace {
 constexpr const char* kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
+// \w+|[^\w\s]+ by the rules of Unicode, which this one step follows, instead of Oniguruma's.
+constexpr const char* kWordsPattern =
+    R"([\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{200c}\x{200d}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189}]+)"
+    R"(|[^\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{200c}\x{200d}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189}\s]+)";
+
 /// What becomes of the delimiters that a text is split at.
 enum class Behavior { kRemoved, kIsolated, kMergedWithPrevious, kMergedWithNext, kContiguous };
 
@@ -260,7 +265,7 @@ void PreTokenizer::add_json(const Json& json, const std::string& where, bool raw
   } else if (type == "Metaspace") {
     add(metaspace(json, where + ": Metaspace"));
   } else if (type == "Whitespace") {
-    add(split_by_regex(R"(\w+|[^\w\s]+)", Behavior::kRemoved, true, where));
+    add(split_by_regex(kWordsPattern, Behavior::kRemoved, true, where));
   } else if (type == "WhitespaceSplit") {
     add(split_by_character(is_space, Behavior::kRemoved));
   } else if (type == "BertPreTokenizer") {

@@ -18,7 +18,7 @@ constexpr uint32_t kMatchLimit = 20'000'000;
 // marks and connectors.
 constexpr std::string_view kSpaces =
     R"(\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
-constexpr std::string_view kWord = R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc})";
+constexpr std::string_view kWord = R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
 constexpr std::string_view kHex = "0-9a-fA-F";
 
 /// Per-thread scratch of PCRE2: where a match is written, its stack and its limits.
@@ -54,6 +54,23 @@ std::string error_text(int code) {
   return reinterpret_cast<const char*>(text.data());
 }
 
+/// Copies \\p{...} from its letter at `at` to its end, which is returned. A script's name means the
+/// script itself, as in Oniguruma; PCRE2 would take the characters that other scripts share with it
+/// too.
+size_t append_property(std::string& out, std::string_view pattern, size_t at) {
+  const size_t close = pattern.find('}', at);
+  const std::string_view name =
+      pattern.substr(at + 2, close == std::string_view::npos ? close : close - at - 2);
+  out.append({'\\', pattern[at], '{'});
+  const size_t start = name.starts_with('^') ? 1 : 0;
+  out.append(name.substr(0, start));
+  const bool script = name.size() - start > 2 &&
+                      name.find_first_of(":=&_ ") == std::string_view::npos && name != "Any";
+  if (script) out.append("sc:");
+  out.append(name.substr(start)).append(close == std::string_view::npos ? "" : "}");
+  return close == std::string_view::npos ? pattern.size() : close;
+}
+
 }  // namespace
 
 std::string translate_onig(std::string_view pattern, const std::string& where) {
@@ -78,6 +95,8 @@ std::string translate_onig(std::string_view pattern, const std::string& where) {
         add_class(kWord, negated);
       } else if (next == 'h' || (next == 'H' && !in_class)) {
         add_class(kHex, negated);
+      } else if ((next == 'p' || next == 'P') && i + 1 < pattern.size() && pattern[i + 1] == '{') {
+        i = append_property(out, pattern, i);
       } else {
         out.append({c, next});
       }
@@ -88,7 +107,10 @@ std::string translate_onig(std::string_view pattern, const std::string& where) {
       if (posix) {
         const size_t close = pattern.find(":]", i + 2);
         if (close != std::string_view::npos) {
-          out.append(pattern.substr(i, close + 2 - i));
+          const std::string_view name = pattern.substr(i + 2, close - i - 2);
+          out.append(name == "punct"   ? R"(\p{P}\p{S})"
+                     : name == "space" ? kSpaces
+                                       : pattern.substr(i, close + 2 - i));
           i = close + 1;
           continue;
         }

@@ -173,7 +173,7 @@ bool is_other(char32_t code) {
 bool is_word(char32_t code) {
   const auto c = category(code);
   if (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NL) return true;
-  if (c == UTF8PROC_CATEGORY_PC) return true;
+  if (c == UTF8PROC_CATEGORY_PC || code == 0x200C || code == 0x200D) return true;
   // Circled and squared letters are symbols that Unicode counts as alphabetic.
   return (code >= 0x24B6 && code <= 0x24E9) || (code >= 0x1F130 && code <= 0x1F149) ||
          (code >= 0x1F150 && code <= 0x1F169) || (code >= 0x1F170 && code <= 0x1F189);

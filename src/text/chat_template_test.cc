@@ -1,0 +1,125 @@
+#include "text/chat_template.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "base/error.h"
+#include "base/json.h"
+
+namespace sala {
+namespace {
+
+const OrderedJson kMessages = OrderedJson::parse(R"([{"role": "user", "content": "Hi"}])");
+
+std::string render(const std::string& source,
+                   const OrderedJson& variables = OrderedJson::object()) {
+  return ChatTemplate(source, "t.jinja", {{"bos_token", "<s>"}})
+      .render(kMessages, nullptr, true, variables);
+}
+
+std::string error_of(const std::string& source) {
+  try {
+    return "rendered: " + render(source);
+  } catch (const Error& e) {
+    return e.what();
+  }
+}
+
+TEST(ChatTemplate, EqualsJinja2) {
+  const auto path = std::filesystem::path(SALA_SOURCE_DIR) / "tests/text/fixtures/templates.json";
+  const OrderedJson cases = parse_ordered_json(read_text(path), path.string());
+  EXPECT_GT(cases.size(), 200U);
+  for (const OrderedJson& each : cases) {
+    SCOPED_TRACE(each[0].get<std::string>());
+    const OrderedJson& question = each[1];
+    OrderedJson text;  // null where jinja2 refuses the template
+    try {
+      const ChatTemplate chat(question["template"].get<std::string>(), "t.jinja",
+                              question["special_tokens"].get<ChatTemplate::SpecialTokens>());
+      text = chat.render(question["messages"], question.value("tools", OrderedJson()),
+                         question["add_generation_prompt"].get<bool>(), question["variables"]);
+    } catch (const Error&) {
+    }
+    EXPECT_EQ(text, each[2]);
+  }
+}
+
+TEST(ChatTemplate, KeepsTheOrderOfKeys) {
+  const OrderedJson variables =
+      OrderedJson::parse(R"({"tool": {"z": 1, "a": {"y": [2], "b": "ü"}}})");
+  EXPECT_EQ(render("{{ tool | tojson }}", variables), R"({"z": 1, "a": {"y": [2], "b": "ü"}})");
+}
+
+TEST(ChatTemplate, SeesSpecialTokensAndPromptFlag) {
+  EXPECT_EQ(render("{{ bos_token }}{{ messages[0].content }}{% if add_generation_prompt %}>{% "
+                   "endif %}{{ tools }}"),
+            "<s>Hi>None");
+}
+
+TEST(ChatTemplate, ErrorsNameTemplateLineAndCause) {
+  EXPECT_EQ(error_of("a\n{{ x.y }}"), "t.jinja:2: 'x' is undefined");
+  EXPECT_EQ(error_of("\n\n{% if %}"),
+            "t.jinja:3: Expected an expression, got 'end of statement block'");
+  EXPECT_EQ(error_of("{{ raise_exception('no such role') }}"), "t.jinja:1: no such role");
+  EXPECT_EQ(error_of("{{ [].append(1) }}"),
+            "t.jinja:1: access to attribute 'append' of 'list' object is unsafe.");
+  EXPECT_NE(error_of("{% include 'x' %}").find("not supported"), std::string::npos);
+  EXPECT_NE(error_of("\xFF").find("UTF-8"), std::string::npos);
+}
+
+TEST(ChatTemplate, WorkIsBounded) {
+  const std::string loop = "{% for i in range(100000) %}";
+  EXPECT_NE(error_of(loop + loop + "x{% endfor %}{% endfor %}").find("more work"),
+            std::string::npos);
+  EXPECT_NE(error_of("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}").find("nested too deeply"),
+            std::string::npos);
+  EXPECT_NE(error_of("{{ 'x' * 100000000 }}").find("repetition"), std::string::npos);
+  EXPECT_NE(
+      error_of("{% set n = namespace(x='xx') %}" + loop + "{% set n.x = n.x ~ n.x %}{% endfor %}")
+          .find("t.jinja:1"),
+      std::string::npos);
+  EXPECT_NE(error_of("{% set n = namespace(x=[]) %}" + loop + "{% set n.x = [n.x] %}{% endfor %}")
+                .find("nested"),
+            std::string::npos);
+  EXPECT_NE(error_of("{{ " + std::string(5000, '(')).find("nested"), std::string::npos);
+  std::string sum = "{{ 1";
+  for (int i = 0; i < 5000; ++i) sum += " + 1";
+  EXPECT_NE(error_of(sum + " }}").find("operations"), std::string::npos);
+  std::string blocks;
+  for (int i = 0; i < 5000; ++i) blocks += "{% if true %}";
+  EXPECT_NE(error_of(blocks).find("nested"), std::string::npos);
+}
+
+TEST(ChatTemplate, ValuesThatHoldThemselvesAreFreed) {
+  EXPECT_EQ(render("{% set n = namespace() %}{% set n.n = n %}{% set n.l = [n] %}x"), "x");
+  EXPECT_EQ(render("{% macro m() %}{{ m is callable }}{% endmacro %}{% set n = namespace(m=m) %}{{ "
+                   "n.m() }}"),
+            "True");
+  EXPECT_EQ(render("{% for i in [1] %}{% if loop.changed(loop) %}y{% endif %}{% endfor %}"), "y");
+}
+
+TEST(ChatTemplate, IsFoundInADirectory) {
+  const auto directory =
+      std::filesystem::temp_directory_path() / ("sala_chat_" + std::to_string(::getpid()));
+  std::filesystem::create_directories(directory);
+  EXPECT_FALSE(load_chat_template(directory).has_value());
+  const auto write = [&](const char* name, const char* text) {
+    std::ofstream(directory / name) << text;
+  };
+  write("tokenizer_config.json",
+        R"({"bos_token": {"content": "[B]"}, "chat_template": "{{ bos_token }}1"})");
+  EXPECT_EQ(load_chat_template(directory)->render(kMessages, nullptr, false), "[B]1");
+  write(
+      "tokenizer_config.json",
+      R"({"chat_template": [{"name": "rag", "template": "2"}, {"name": "default", "template": "3"}]})");
+  EXPECT_EQ(load_chat_template(directory)->render(kMessages, nullptr, false), "3");
+  write("chat_template.jinja", "4");
+  EXPECT_EQ(load_chat_template(directory)->render(kMessages, nullptr, false), "4");
+  std::filesystem::remove_all(directory);
+}
+
+}  // namespace
+}  // namespace sala
