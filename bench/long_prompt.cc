@@ -99,7 +99,7 @@ void run(const std::string& path, int64_t tokens, const std::string& compute, in
                         {"cpu_second_half_over_first", (cpu_total - cpu_half) / cpu_half},
                         {"weights_bytes", model.weight_bytes()},
                         {"cache_bytes_closed_form", cache},
-                        {"workspace_bytes_stated", memory.workspace},
+                        {"workspace_bytes", memory.workspace + device->scratch_bytes()},
                         {"bytes_used_beside_weights", used}}
                  .dump());
 }

@@ -17,6 +17,12 @@ std::byte* CpuDevice::scratch(int lane, int64_t bytes) {
   return buffer.storage.get();
 }
 
+int64_t CpuDevice::scratch_bytes() const {
+  int64_t bytes = 0;
+  for (const Buffer& buffer : scratch_) bytes += buffer.bytes;
+  return bytes;
+}
+
 }  // namespace sala::cpu
 
 namespace sala {

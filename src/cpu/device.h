@@ -15,10 +15,12 @@ class CpuDevice final : public Device {
   explicit CpuDevice(int threads);
   int threads() const override { return pool_.threads(); }
   bool native_bf16() const override { return has_fast_bf16(); }
+  int64_t scratch_bytes() const override;
   ThreadPool& pool() { return pool_; }
 
-  /// At least `bytes` of scratch for the op that runs now, 64-byte aligned, contents undefined; `lane` tells independent
-  /// buffers of one op apart. Grows to the largest request and then allocates no more.
+  /// At least `bytes` of scratch for the op that runs now, 64-byte aligned, contents undefined;
+  /// `lane` tells independent buffers of one op apart. Grows to the largest request and then
+  /// allocates no more.
   std::byte* scratch(int lane, int64_t bytes);
 
  private:

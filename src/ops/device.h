@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -21,6 +22,9 @@ class Device {
   virtual int threads() const { return 1; }
   /// Whether bf16 matmul runs faster than f32 here (arithmetic of its own).
   virtual bool native_bf16() const { return false; }
+  /// Bytes of scratch that its ops have grown to; they depend on the largest step, not on the
+  /// context.
+  virtual int64_t scratch_bytes() const { return 0; }
 
   Ops ops;
 

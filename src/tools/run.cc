@@ -114,7 +114,7 @@ void RunCommand::run() const {
                   {"kv", memory.cache.kv},
                   {"index", memory.cache.index},
                   {"state", memory.cache.state},
-                  {"workspace", memory.workspace}}}};
+                  {"workspace", memory.workspace + loaded.device->scratch_bytes()}}}};
     if (logprobs >= 0) out["logprobs"] = logprobs_json(reply.logprobs, *loaded.files.tokenizer);
     fmt::print("{}\n", out.dump(-1, ' ', false, Json::error_handler_t::replace));
   } else {
