@@ -1,8 +1,13 @@
 #!/usr/bin/env python3
-"""Adds up a folder of results: ctest's JUnit files and steps.tsv. The last line is the sum; exit status 1 on a failure."""
+"""Adds up a folder of results: ctest's JUnit files and steps.tsv. The last line is the sum; exit status 1 on a failure.
+Before it come what the tests measured, and what was skipped and why."""
 import pathlib
+import re
 import sys
 import xml.etree.ElementTree as xml
+
+# Lines in which a test says what it measured.
+MEASURED = re.compile(r"^\.*(\w+: \d+ checkpoints .*|\d+ modes x .*|.*log probabilities differ by .*)$", re.MULTILINE)
 
 
 def main():
@@ -18,6 +23,9 @@ def main():
             outcome = {"run": "passed", "fail": "failed"}.get(case.get("status"), "skipped")
             counts[outcome] += 1
             name = f"{file.stem}: {case.get('name')}"
+            if file.stem == "release":
+                for line in MEASURED.findall(case.findtext("system-out") or ""):
+                    print(line)
             if outcome == "failed":
                 failed.append(name)
             elif outcome == "skipped":
