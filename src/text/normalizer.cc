@@ -57,6 +57,15 @@ bool is_chinese(char32_t c) {
          (c >= 0xF900 && c <= 0xFAFF) || (c >= 0x2F800 && c <= 0x2FA1F);
 }
 
+/// A file can ask for replacements of replacements without end.
+void check_growth(size_t size, size_t text_size, const std::string& where) {
+  if (size > 64 * text_size + (1 << 20))
+    fail(
+        "{}: a text of {} bytes grows to more than {}; the tokenizer file is not made for real "
+        "text",
+        where, text_size, size);
+}
+
 void add_bert(Normalizer& normalizer, const Json& json, const std::string& where) {
   const bool lowercase = bool_field(json, "lowercase", true, where);
   if (bool_field(json, "clean_text", true, where)) {
@@ -87,7 +96,7 @@ Normalizer::Step replace_step(const Json& pattern, const std::string& content,
                               const std::string& where) {
   if (pattern.is_object() && pattern.contains("String")) {
     const std::string find = string_field(pattern, "String", where);
-    return [find, content](std::string_view text) {
+    return [find, content, where](std::string_view text) {
       std::string out;
       if (find.empty()) return std::string(text);
       for (size_t at = 0;;) {
@@ -95,16 +104,18 @@ Normalizer::Step replace_step(const Json& pattern, const std::string& content,
         out.append(text.substr(at, hit == std::string_view::npos ? hit : hit - at));
         if (hit == std::string_view::npos) return out;
         out.append(content);
+        check_growth(out.size(), text.size(), where);
         at = hit + find.size();
       }
     };
   }
   const auto regex = std::make_shared<const Regex>(string_field(pattern, "Regex", where), where);
-  return [regex, content](std::string_view text) {
+  return [regex, content, where](std::string_view text) {
     std::string out;
     size_t at = 0;
     regex->each(text, [&](Regex::Match match) {
       out.append(text.substr(at, match.begin - at)).append(content);
+      check_growth(out.size(), text.size(), where);
       at = match.end;
     });
     out.append(text.substr(at));
@@ -169,7 +180,10 @@ void Normalizer::add_json(const Json& json, const std::string& where) {
 std::string Normalizer::apply(std::string_view text) const {
   if (steps_.empty()) return std::string(text);
   std::string out = steps_.front()(text);
-  for (size_t i = 1; i < steps_.size(); ++i) out = steps_[i](out);
+  for (size_t i = 1; i < steps_.size(); ++i) {
+    check_growth(out.size(), text.size(), "normalizer");
+    out = steps_[i](out);
+  }
   return out;
 }
 

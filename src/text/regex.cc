@@ -12,7 +12,7 @@ namespace sala {
 namespace {
 
 constexpr size_t kMaxPattern = 64 << 10;
-constexpr uint32_t kMatchLimit = 20'000'000;
+constexpr uint32_t kMatchLimit = 1'000'000;
 
 // What Oniguruma means by \s and \w in UTF-8. PCRE2's own differ: its \s has U+180E, its \w lacks
 // marks and connectors.

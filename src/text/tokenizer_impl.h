@@ -48,4 +48,9 @@ struct Tokenizer::Impl {
 std::unique_ptr<Tokenizer> read_tokenizer_json(const std::filesystem::path& directory);
 std::unique_ptr<Tokenizer> read_tokenizer_model(const std::filesystem::path& directory);
 
+/// The same from the contents of the file alone.
+std::unique_ptr<Tokenizer> parse_tokenizer_json(std::string_view text, const std::string& name);
+std::unique_ptr<Tokenizer> parse_tokenizer_model(std::span<const std::byte> bytes,
+                                                 const std::string& name);
+
 }  // namespace sala

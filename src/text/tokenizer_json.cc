@@ -179,7 +179,7 @@ void read_config(Tokenizer::Impl& impl, const Json& config, const std::string& n
       tokens.emplace_back(std::stoi(id), read_added_token(token, name + ": added_tokens_decoder"));
     }
   }
-  std::ranges::stable_sort(tokens, {}, [](const auto& token) { return token.first; });
+  std::ranges::sort(tokens, {}, [](const auto& token) { return token.first; });
   for (const auto& [id, token] : tokens)
     if (impl.added.id_of(token.content) < 0) impl.add_token(token);
   const auto named = [&](const char* key, std::optional<int>& slot) {
@@ -218,6 +218,21 @@ std::unique_ptr<Tokenizer> read_tokenizer_model(const std::filesystem::path& dir
   const auto file = MappedFile::open(impl->name);
   use_sentencepiece(*impl, read_sentencepiece(file->bytes(), impl->name));
   read_configs(*impl, directory);
+  return std::make_unique<Tokenizer>(std::move(impl));
+}
+
+std::unique_ptr<Tokenizer> parse_tokenizer_json(std::string_view text, const std::string& name) {
+  auto impl = std::make_unique<Tokenizer::Impl>();
+  impl->name = name;
+  read_root(*impl, parse_json(text, name));
+  return std::make_unique<Tokenizer>(std::move(impl));
+}
+
+std::unique_ptr<Tokenizer> parse_tokenizer_model(std::span<const std::byte> bytes,
+                                                 const std::string& name) {
+  auto impl = std::make_unique<Tokenizer::Impl>();
+  impl->name = name;
+  use_sentencepiece(*impl, read_sentencepiece(bytes, name));
   return std::make_unique<Tokenizer>(std::move(impl));
 }
 

@@ -78,7 +78,8 @@ bool is_separator(char32_t code);
 bool is_nonspacing_mark(char32_t code);
 /// General category C (control, format, surrogate, unassigned, private).
 bool is_other(char32_t code);
-/// What Unicode's regular expressions call \w: alphabetic characters, marks, decimal digits, connectors, joiners.
+/// What Unicode's regular expressions call \w: alphabetic characters, marks, decimal digits,
+/// connectors, joiners.
 bool is_word(char32_t code);
 
 /// Full lower case of one character (two characters for U+0130), appended.

@@ -10,7 +10,7 @@
 namespace sala::jinja {
 namespace {
 
-constexpr size_t kMaxWork = 20'000'000;
+constexpr size_t kMaxWork = 10'000'000;
 constexpr size_t kMaxText = 64 << 20;
 constexpr int kMaxRecursion = 800;
 

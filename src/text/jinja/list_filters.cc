@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "text/jinja/filters.h"
+#include "text/jinja/sort.h"
 #include "text/jinja/text_methods.h"
 
 namespace sala::jinja {
@@ -25,7 +26,7 @@ Value attribute_or_item(Interpreter& interpreter, const Value& item, const Value
 void stable_sort_by(Interpreter& interpreter, std::vector<std::pair<Value, Value>>& keyed,
                     bool reverse) {
   interpreter.charge(keyed.size() * 8);
-  std::ranges::stable_sort(keyed, [&](const auto& a, const auto& b) {
+  merge_sort(keyed, [&](const auto& a, const auto& b) {
     return reverse ? less(b.first, a.first) : less(a.first, b.first);
   });
 }

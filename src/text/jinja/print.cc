@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "text/jinja/sort.h"
 #include "text/jinja/value.h"
 #include "text/unicode.h"
 
@@ -218,8 +219,7 @@ class JsonWriter {
     std::vector<const std::pair<Value, Value>*> entries;
     for (const auto& entry : dict.entries) entries.push_back(&entry);
     if (options_.sort_keys)
-      std::ranges::stable_sort(
-          entries, [](const auto* a, const auto* b) { return less(a->first, b->first); });
+      merge_sort(entries, [](const auto* a, const auto* b) { return less(a->first, b->first); });
     out += '{';
     for (size_t i = 0; i < entries.size(); ++i) {
       if (i > 0) out += options_.item_separator;
