@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "model/mixers/mixers.h"
+#include "model/mixers/projections.h"
 
 namespace sala {
 namespace {
@@ -42,49 +43,33 @@ CacheSpec attention_memory(const ModelConfig& config, DType kv) {
 class Attention final : public Mixer {
  public:
   Attention(const ModelConfig& config, int layer, const std::string& prefix, WeightSource& source)
-      : config_(config.attention), pages_(kv_layout(config)), eps_(config.norm_eps), layer_(layer) {
-    const std::string at = prefix + "self_attn.";
-    std::vector<std::string> names = {at + "q_proj.weight", at + "k_proj.weight",
-                                      at + "v_proj.weight"};
-    std::vector<int64_t> rows = {q_width(), kv_width(), kv_width()};
-    if (config_.gate) {
-      names.push_back(at + "o_gate.weight");
-      rows.push_back(q_width());
-    }
-    in_ = source.take_stack(names, rows, config.hidden);
-    out_ = source.take_matrix(at + "o_proj.weight", config.hidden, q_width());
-    if (config_.qk_norm) {
-      q_norm_ = source.take_vector(at + "q_norm.weight", config_.head_dim);
-      k_norm_ = source.take_vector(at + "k_norm.weight", config_.head_dim);
-    }
-  }
+      : config_(config.attention),
+        pages_(kv_layout(config)),
+        layer_(layer),
+        projections_(config,
+                     {.heads = config_.heads,
+                      .kv_heads = config_.kv_heads,
+                      .head_dim = config_.head_dim,
+                      .qk_norm = config_.qk_norm,
+                      .gate = config_.gate ? "o_gate" : nullptr},
+                     prefix, source) {}
+
+  int64_t weight_bytes() const override { return projections_.weight_bytes(); }
 
   int64_t workspace(int64_t tokens) const override {
-    return Arena::bytes(DType::f32, {tokens, in_.rows}) +
-           Arena::bytes(DType::f32, {tokens, q_width()}) +
+    return projections_.workspace(tokens) +
+           Arena::bytes(DType::f32, {tokens, projections_.q_width()}) +
            Arena::bytes(DType::i32, {tokens, config_.kv_heads, blocks()}) +
            Arena::bytes(DType::i32, {tokens, config_.kv_heads});
   }
 
-  int64_t weight_bytes() const override { return in_.bytes() + out_.bytes(); }
-
   void forward(Step& step, In x, LayerMemory memory, Out y) const override {
-    Device& device = step.device;
     const int64_t tokens = x.dim[0];
-    const Out mixed = step.arena.take(DType::f32, {tokens, in_.rows});
-    matmul(device, x, in_, Epilogue::none, step.compute_for(in_), mixed);
-    const Out q = columns(mixed, 0, q_width());
-    const Out k = columns(mixed, q_width(), kv_width());
-    const Out v = columns(mixed, q_width() + kv_width(), kv_width());
-    const In gate = config_.gate ? In(columns(mixed, q_width() + 2 * kv_width(), q_width())) : In{};
-    if (config_.qk_norm || !step.q_cos.empty()) {
-      qk_norm_rope(device, q, config_.heads, q_norm_.view(), eps_, step.q_cos, step.q_sin);
-      qk_norm_rope(device, k, config_.kv_heads, k_norm_.view(), eps_, step.k_cos, step.k_sin);
-    }
-
+    const auto [q, k, v, gate] =
+        projections_.in(step, x, {step.q_cos, step.q_sin}, {step.k_cos, step.k_sin});
     KvPages pages = pages_;
     pages.field = paged(memory[0]);
-    kv_append(device, step.sequences, k, v, pages);
+    kv_append(step.device, step.sequences, k, v, pages);
 
     In lists, counts;
     if (config_.sparse) {
@@ -95,15 +80,13 @@ class Attention final : public Mixer {
       counts = chosen_counts;
       if (step.on_blocks) step.on_blocks(layer_, lists, counts);
     }
-    const Out o = step.arena.take(DType::f32, {tokens, q_width()});
+    const Out o = step.arena.take(DType::f32, {tokens, projections_.q_width()});
     const auto scale = static_cast<float>(1.0 / std::sqrt(config_.head_dim));
-    attention(device, step.sequences, q, pages, lists, counts, scale, gate, o);
-    matmul(device, o, out_, Epilogue::none, step.compute_for(out_), y);
+    attention(step.device, step.sequences, q, pages, lists, counts, scale, gate, o);
+    projections_.out(step, o, y);
   }
 
  private:
-  int64_t q_width() const { return int64_t{config_.heads} * config_.head_dim; }
-  int64_t kv_width() const { return int64_t{config_.kv_heads} * config_.head_dim; }
   int64_t blocks() const { return config_.sparse ? config_.sparse->total_blocks() : 0; }
 
   void select(Step& step, In q, const KvPages& pages, LayerMemory memory, Out lists,
@@ -124,11 +107,8 @@ class Attention final : public Mixer {
 
   AttentionConfig config_;
   KvPages pages_;  ///< layout; the field is the memory's
-  float eps_;
   int layer_;
-  Weight in_;  ///< q, k, v and the gate, one under the other
-  Weight out_;
-  Tensor q_norm_, k_norm_;
+  Projections projections_;
 };
 
 }  // namespace

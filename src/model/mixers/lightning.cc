@@ -1,9 +1,11 @@
 // Lightning attention: linear attention with a constant decay per head (Qin et al. 2024, arXiv
 // 2401.04658), with per-head QK-norm, RoPE, output norm and output gate.
+#include <algorithm>
 #include <bit>
 #include <cmath>
 
 #include "model/mixers/mixers.h"
+#include "model/mixers/projections.h"
 
 namespace sala {
 namespace {
@@ -36,64 +38,42 @@ CacheSpec lightning_memory(const ModelConfig& config, DType /*kv*/) {
 class Lightning final : public Mixer {
  public:
   Lightning(const ModelConfig& config, const std::string& prefix, WeightSource& source)
-      : config_(config.lightning), eps_(config.norm_eps) {
-    const std::string at = prefix + "self_attn.";
-    std::vector<std::string> names = {at + "q_proj.weight", at + "k_proj.weight",
-                                      at + "v_proj.weight"};
-    std::vector<int64_t> rows = {q_width(), kv_width(), kv_width()};
-    if (config_.gate) {
-      names.push_back(at + "z_proj.weight");
-      rows.push_back(q_width());
-    }
-    in_ = source.take_stack(names, rows, config.hidden);
-    out_ = source.take_matrix(at + "o_proj.weight", config.hidden, q_width());
-    if (config_.qk_norm) {
-      q_norm_ = source.take_vector(at + "q_norm.weight", config_.head_dim);
-      k_norm_ = source.take_vector(at + "k_norm.weight", config_.head_dim);
-    }
-    if (config_.norm) norm_ = source.take_vector(at + "o_norm.weight", q_width());
-    slopes_ = Tensor(DType::f32, {config_.heads});
-    const std::vector<double> slopes = decay_slopes(config_.heads);
-    for (size_t h = 0; h < slopes.size(); ++h)
-      slopes_.view().as<float>()[h] = static_cast<float>(slopes[h]);
+      : config_(config.lightning),
+        eps_(config.norm_eps),
+        projections_(config,
+                     {.heads = config_.heads,
+                      .kv_heads = config_.kv_heads,
+                      .head_dim = config_.head_dim,
+                      .qk_norm = config_.qk_norm,
+                      .gate = config_.gate ? "z_proj" : nullptr},
+                     prefix, source),
+        slopes_(DType::f32, {config_.heads}) {
+    if (config_.norm)
+      norm_ = source.take_vector(prefix + "self_attn.o_norm.weight", projections_.q_width());
+    std::ranges::transform(decay_slopes(config_.heads), slopes_.view().as<float>(),
+                           [](double slope) { return static_cast<float>(slope); });
   }
+
+  int64_t weight_bytes() const override { return projections_.weight_bytes(); }
 
   int64_t workspace(int64_t tokens) const override {
-    return Arena::bytes(DType::f32, {tokens, in_.rows}) +
-           Arena::bytes(DType::f32, {tokens, q_width()});
+    return projections_.workspace(tokens) +
+           Arena::bytes(DType::f32, {tokens, projections_.q_width()});
   }
 
-  int64_t weight_bytes() const override { return in_.bytes() + out_.bytes(); }
-
   void forward(Step& step, In x, LayerMemory memory, Out y) const override {
-    Device& device = step.device;
-    const int64_t tokens = x.dim[0];
-    const Out mixed = step.arena.take(DType::f32, {tokens, in_.rows});
-    matmul(device, x, in_, Epilogue::none, step.compute_for(in_), mixed);
-    const Out q = columns(mixed, 0, q_width());
-    const Out k = columns(mixed, q_width(), kv_width());
-    const Out v = columns(mixed, q_width() + kv_width(), kv_width());
-    const In gate = config_.gate ? In(columns(mixed, q_width() + 2 * kv_width(), q_width())) : In{};
-    if (config_.qk_norm || config_.rope) {
-      qk_norm_rope(device, q, config_.heads, q_norm_.view(), eps_, step.lightning_cos,
-                   step.lightning_sin);
-      qk_norm_rope(device, k, config_.kv_heads, k_norm_.view(), eps_, step.lightning_cos,
-                   step.lightning_sin);
-    }
-
-    const Out o = step.arena.take(DType::f32, {tokens, q_width()});
+    const Projections::Turn turn = {step.lightning_cos, step.lightning_sin};
+    const auto [q, k, v, gate] = projections_.in(step, x, turn, turn);
+    const Out o = step.arena.take(DType::f32, {x.dim[0], projections_.q_width()});
     const LightningForm form = {.slopes = slopes_.view(),
                                 .scale = static_cast<float>(config_.scale),
                                 .norm = norm_.view(),
                                 .eps = eps_};
-    lightning(device, step.sequences, q, k, v, view(memory), form, gate, o);
-    matmul(device, o, out_, Epilogue::none, step.compute_for(out_), y);
+    lightning(step.device, step.sequences, q, k, v, view(memory), form, gate, o);
+    projections_.out(step, o, y);
   }
 
  private:
-  int64_t q_width() const { return int64_t{config_.heads} * config_.head_dim; }
-  int64_t kv_width() const { return int64_t{config_.kv_heads} * config_.head_dim; }
-
   LightningMemory view(LayerMemory memory) const {
     const int64_t d = config_.head_dim;
     return {.state = window(static_cast<void*>(memory[0].data), DType::f32,
@@ -107,9 +87,8 @@ class Lightning final : public Mixer {
 
   LightningConfig config_;
   float eps_;
-  Weight in_;  ///< q, k, v and the gate, one under the other
-  Weight out_;
-  Tensor q_norm_, k_norm_, norm_;
+  Projections projections_;
+  Tensor norm_;
   Tensor slopes_;
 };
 
