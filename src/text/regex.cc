@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "text/unicode_additions.h"
 
 namespace sala {
 namespace {
@@ -18,7 +19,9 @@ constexpr uint32_t kMatchLimit = 1'000'000;
 // marks and connectors.
 constexpr std::string_view kSpaces =
     R"(\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
-constexpr std::string_view kWord = R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
+constexpr std::string_view kWord =
+    R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})"
+    R"(\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189})";
 constexpr std::string_view kHex = "0-9a-fA-F";
 
 /// Per-thread scratch of PCRE2: where a match is written, its stack and its limits.
@@ -54,21 +57,57 @@ std::string error_text(int code) {
   return reinterpret_cast<const char*>(text.data());
 }
 
-/// Copies \\p{...} from its letter at `at` to its end, which is returned. A script's name means the
+/// The members of \d.
+const std::string& digit_members() {
+  static const std::string members = R"(\p{Nd})" + unicode_additions("Nd");
+  return members;
+}
+
+/// The members of [:punct:], which has the symbols too.
+const std::string& punctuation_members() {
+  static const std::string members =
+      R"(\p{P}\p{S})" + unicode_additions("P") + unicode_additions("S");
+  return members;
+}
+
+/// The members of \w, newer characters included.
+const std::string& word_members() {
+  static const std::string members = std::string(kWord) + unicode_additions("L") +
+                                     unicode_additions("M") + unicode_additions("Nd");
+  return members;
+}
+
+/// Copies \p{...} from its letter at `at` to its end, which is returned. A script's name means the
 /// script itself, as in Oniguruma; PCRE2 would take the characters that other scripts share with it
-/// too.
-size_t append_property(std::string& out, std::string_view pattern, size_t at) {
+/// too. A general category is completed.
+size_t append_property(std::string& out, std::string_view pattern, size_t at, bool in_class) {
   const size_t close = pattern.find('}', at);
-  const std::string_view name =
-      pattern.substr(at + 2, close == std::string_view::npos ? close : close - at - 2);
-  out.append({'\\', pattern[at], '{'});
-  const size_t start = name.starts_with('^') ? 1 : 0;
-  out.append(name.substr(0, start));
-  const bool script = name.size() - start > 2 &&
-                      name.find_first_of(":=&_ ") == std::string_view::npos && name != "Any";
-  if (script) out.append("sc:");
-  out.append(name.substr(start)).append(close == std::string_view::npos ? "" : "}");
-  return close == std::string_view::npos ? pattern.size() : close;
+  if (close == std::string_view::npos) {
+    out.append("\\").append(pattern.substr(at));
+    return pattern.size();
+  }
+  std::string_view name = pattern.substr(at + 2, close - at - 2);
+  bool negated = pattern[at] == 'P';
+  if (name.starts_with('^')) {
+    negated = !negated;
+    name.remove_prefix(1);
+  }
+  const bool script =
+      name.size() > 2 && name.find_first_of(":=&_ ") == std::string_view::npos && name != "Any";
+  const std::string additions = unicode_additions(name);
+  if (additions.empty() || (in_class && negated)) {
+    out.append(negated ? "\\P{" : "\\p{").append(script ? "sc:" : "").append(name).append("}");
+  } else if (in_class) {
+    out.append("\\p{").append(name).append("}").append(additions);
+  } else {
+    out.append(negated ? "[^" : "[")
+        .append("\\p{")
+        .append(name)
+        .append("}")
+        .append(additions)
+        .append("]");
+  }
+  return close;
 }
 
 }  // namespace
@@ -92,11 +131,13 @@ std::string translate_onig(std::string_view pattern, const std::string& where) {
       if (next == 's' || (next == 'S' && !in_class)) {
         add_class(kSpaces, negated);
       } else if (next == 'w' || (next == 'W' && !in_class)) {
-        add_class(kWord, negated);
+        add_class(word_members(), negated);
+      } else if (next == 'd' || (next == 'D' && !in_class)) {
+        add_class(digit_members(), next == 'D');
       } else if (next == 'h' || (next == 'H' && !in_class)) {
         add_class(kHex, negated);
       } else if ((next == 'p' || next == 'P') && i + 1 < pattern.size() && pattern[i + 1] == '{') {
-        i = append_property(out, pattern, i);
+        i = append_property(out, pattern, i, in_class);
       } else {
         out.append({c, next});
       }
@@ -108,7 +149,7 @@ std::string translate_onig(std::string_view pattern, const std::string& where) {
         const size_t close = pattern.find(":]", i + 2);
         if (close != std::string_view::npos) {
           const std::string_view name = pattern.substr(i + 2, close - i - 2);
-          out.append(name == "punct"   ? R"(\p{P}\p{S})"
+          out.append(name == "punct"   ? punctuation_members()
                      : name == "space" ? kSpaces
                                        : pattern.substr(i, close + 2 - i));
           i = close + 1;
