@@ -83,17 +83,21 @@ format() {
   clang-format-19 --dry-run -Werror "${files[@]}"
 }
 
+# Cases of true size and the scalar baseline: minutes under a sanitizer, and the same lines as their small siblings.
+large='long_|released|IsTheProductOfTheRoundedActivations|cpu_baseline'
+
 if [[ $all == yes ]]; then
   step format format
   if step clang-build scripts/build.sh clang all -- -DSALA_TESTS=ON; then
     tests clang -L unit
   fi
   if step asan-build scripts/build.sh asan all -- -DSALA_TESTS=ON; then
-    tests asan -L 'unit|cli'
+    tests asan -L 'unit|cli' -E "$large"
   fi
-  # Threads live in base, cpu, model and engine alone.
-  if step tsan-build scripts/build.sh tsan all -- -DSALA_TESTS=ON; then
-    tests tsan -L unit -R '^(base|cpu|model|engine)[.]'
+  # Threads share work in the pool, in the kernels and in the steps above them.
+  threaded=(parallel_test matmul_test attention_test select_test lightning_test norm_rope_test invariance_test)
+  if step tsan-build scripts/build.sh tsan "${threaded[@]}" -- -DSALA_TESTS=ON; then
+    tests tsan -L unit -R '^(base|engine)[.]|^cpu[.].*(threads|Alone)' -E "$large"
   fi
   if step fuzz-build scripts/build.sh fuzz fuzzers -- -DSALA_TESTS=OFF; then
     for target in build/fuzz/fuzz/fuzz_*; do

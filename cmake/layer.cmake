@@ -24,5 +24,5 @@ function(sala_test file)
   target_compile_definitions(${program} PRIVATE SALA_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   string(REPLACE "sala_" "" layer ${ARGV1})
   gtest_discover_tests(${program} TEST_PREFIX ${layer}. DISCOVERY_TIMEOUT 60
-    PROPERTIES LABELS unit TIMEOUT 600)
+    PROPERTIES LABELS unit TIMEOUT 1200)
 endfunction()

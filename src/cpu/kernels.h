@@ -9,7 +9,8 @@ namespace sala::cpu {
 void embed(Device& device, In ids, const Weight& table, float scale, Out h);
 void residual_norm(Device& device, Out h, In a, float scale, In w, float eps, Out x);
 void matmul(Device& device, In x, const Weight& w, Epilogue epilogue, Compute compute, Out y);
-void rope_table(Device& device, In positions, In inverse_frequency, RopeFactor factor, Out cos, Out sin);
+void rope_table(Device& device, In positions, In inverse_frequency, RopeFactor factor, Out cos,
+                Out sin);
 void qk_norm_rope(Device& device, Out x, int heads, In w, float eps, In cos, In sin);
 void kv_append(Device& device, const Sequences& sequences, In k, In v, const KvPages& pages);
 void compress_keys(Device& device, const Sequences& sequences, const KvPages& pages,

@@ -36,7 +36,8 @@ void matmul(Device& device, In x, const Weight& w, Epilogue epilogue, Compute co
   device.ops.matmul(device, x, w, epilogue, compute, y);
 }
 
-void rope_table(Device& device, In positions, In inverse_frequency, RopeFactor factor, Out cos, Out sin) {
+void rope_table(Device& device, In positions, In inverse_frequency, RopeFactor factor, Out cos,
+                Out sin) {
   Dim T("T");
   Dim half("half");
   Shapes("rope_table")("positions", positions, {T}, DType::i32)(

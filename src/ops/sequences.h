@@ -6,19 +6,22 @@
 
 namespace sala {
 
-/// The tokens of a step as the ops see them: T tokens of B sequences laid end to end, the tokens of one sequence at
-/// consecutive positions. All are device tensors of i32; nothing per sequence is a host scalar.
+/// The tokens of a step as the ops see them: T tokens of B sequences laid end to end, the tokens of
+/// one sequence at consecutive positions. All are device tensors of i32; nothing per sequence is a
+/// host scalar.
 struct Sequences {
   In positions;   ///< [T] absolute position of each token
   In starts;      ///< [B + 1] first token of each sequence in the step; starts[B] = T
-  In page_table;  ///< [B, P] pool page that holds positions [i * page, (i + 1) * page) of a sequence; unused entries are 0
+  In page_table;  ///< [B, P] pool page that holds positions [i * page, (i + 1) * page) of a
+                  ///< sequence; unused entries are 0
   In slots;       ///< [B] the sequence's slot in state fields
 
   int64_t tokens() const { return positions.dim[0]; }
   int64_t count() const { return slots.dim[0]; }
 };
 
-/// Checks the shapes of `sequences` at the entry of `op` and binds T. Ops on pages need a page table.
+/// Checks the shapes of `sequences` at the entry of `op` and binds T. Ops on pages need a page
+/// table.
 void check_sequences(std::string_view op, const Sequences& sequences, Dim& T, bool paged);
 
 /// One paged field of one layer: entry p (pool page p) begins at data + p * stride.
@@ -30,8 +33,8 @@ struct Paged {
 
 /// The keys and values of a layer. Pool page p holds, for each kv head g in turn,
 ///   K^T [head_dim][page_lanes] then V [page][head_dim]
-/// in `field.type` (f32 or bf16), page_lanes = page rounded up to 16; token t of the page is column t of K^T and row t of
-/// V. Pages are zero when handed out.
+/// in `field.type` (f32 or bf16), page_lanes = page rounded up to 16; token t of the page is column
+/// t of K^T and row t of V. Pages are zero when handed out.
 struct KvPages {
   Paged field;
   int kv_heads = 0;
@@ -43,9 +46,10 @@ struct KvPages {
   int64_t page_elements() const { return kv_heads * head_elements(); }
 };
 
-/// One level of compressed keys (Xiao et al. 2025, InfLLM-V2, arXiv 2509.24663): the mean of the stored keys of window j,
-/// which covers positions [j * stride, j * stride + size), for each kv head. A window belongs to the page in which it
-/// ends. Pool page p holds [kv_heads][capacity()][head_dim]; entry e of page index b is window first_window(b) + e.
+/// One level of compressed keys (Xiao et al. 2025, InfLLM-V2, arXiv 2509.24663): the mean of the
+/// stored keys of window j, which covers positions [j * stride, j * stride + size), for each kv
+/// head. A window belongs to the page in which it ends. Pool page p holds
+/// [kv_heads][capacity()][head_dim]; entry e of page index b is window first_window(b) + e.
 struct CompressedKeys {
   Paged field;
   int size = 0;    ///< tokens a window

@@ -6,8 +6,9 @@
 
 namespace sala {
 
-/// What a backend can do, as a value: one function per op, each with the signature of the op itself. Entries may be
-/// patched: `device.ops.attention = reference_ops().attention` finds a wrong kernel in minutes.
+/// What a backend can do, as a value: one function per op, each with the signature of the op
+/// itself. Entries may be patched: `device.ops.attention = reference_ops().attention` finds a wrong
+/// kernel in minutes.
 struct Ops {
   decltype(&sala::embed) embed = nullptr;
   decltype(&sala::residual_norm) residual_norm = nullptr;

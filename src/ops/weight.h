@@ -13,8 +13,10 @@ namespace sala {
 
 /// How the entries of a weight matrix are stored.
 ///   f32, f16, bf16   as such
-///   w8, w4           unsigned 8- and 4-bit integers q with, for each row and each group of `kGroup` columns, a scale and
-///                    a minimum in f16: the value is scale * q + min (one fused multiply-add in f32)
+///   w8, w4           unsigned 8- and 4-bit integers q with, for each row and each group of
+///   `kGroup` columns, a scale and
+///                    a minimum in f16: the value is scale * q + min (one fused multiply-add in
+///                    f32)
 enum class WeightType : uint8_t { f32, f16, bf16, w8, w4 };
 
 std::string_view name_of(WeightType type);
@@ -23,20 +25,22 @@ std::string_view name_of(WeightType type);
 inline constexpr int kPanel = 32;
 inline constexpr int kGroup = 32;
 
-/// A weight matrix W [rows, cols] of a linear map y = x W^T, packed for the kernels of every ISA: panels of kPanel output
-/// rows, and inside a panel the columns in order, so that one panel is one stream and a kernel keeps 32 outputs in
-/// registers. Rows past the end and columns past the end are zero. Immutable after packing; cheap to copy.
+/// A weight matrix W [rows, cols] of a linear map y = x W^T, packed for the kernels of every ISA:
+/// panels of kPanel output rows, and inside a panel the columns in order, so that one panel is one
+/// stream and a kernel keeps 32 outputs in registers. Rows past the end and columns past the end
+/// are zero. Immutable after packing; cheap to copy.
 ///
 /// A panel, byte by byte (n = row in the panel 0..31, k = column):
 ///   f32, f16   [cols][32]                       element (k, n)
 ///   bf16       [ceil(cols/2)][32][2]            element (k/2, n, k%2)
-///   w8         [cols/32 groups] of { f16 scale[32], f16 min[32], u8 [8][32][4] }    byte (k%32/4, n, k%4)
-///   w4         [cols/32 groups] of { f16 scale[32], f16 min[32], u8 [4][32][4] }    byte (k%32/8, n, k%4): low nibble
+///   w8         [cols/32 groups] of { f16 scale[32], f16 min[32], u8 [8][32][4] }    byte (k%32/4,
+///   n, k%4) w4         [cols/32 groups] of { f16 scale[32], f16 min[32], u8 [4][32][4] }    byte
+///   (k%32/8, n, k%4): low nibble
 ///              for the columns with k%8 < 4, high nibble for k%8 >= 4
 /// `cols` of w8 and w4 is a multiple of 32.
 ///
-/// A paired weight holds two matrices of equal shape (gate and up): panel 2j is panel j of the first, panel 2j+1 panel j
-/// of the second; `rows` counts the rows of one.
+/// A paired weight holds two matrices of equal shape (gate and up): panel 2j is panel j of the
+/// first, panel 2j+1 panel j of the second; `rows` counts the rows of one.
 struct Weight {
   WeightType type = WeightType::f32;
   int64_t rows = 0;
@@ -54,8 +58,9 @@ struct Weight {
 /// Bytes of one panel of a matrix with `cols` columns.
 int64_t panel_bytes(WeightType type, int64_t cols);
 
-/// One row of a matrix in a form that a panel can take without loss: `values` for f32; `bits` for f16 and bf16; `codes`,
-/// `scales` and `mins` (f16 bits, one per group) for w8 and w4, one code a byte.
+/// One row of a matrix in a form that a panel can take without loss: `values` for f32; `bits` for
+/// f16 and bf16; `codes`, `scales` and `mins` (f16 bits, one per group) for w8 and w4, one code a
+/// byte.
 struct WeightRow {
   std::vector<float> values;
   std::vector<uint16_t> bits;
@@ -63,15 +68,18 @@ struct WeightRow {
   std::vector<uint16_t> scales, mins;
 };
 
-/// Fills `row`, which comes empty, with row n of matrix `part` (0, or 1 of a paired weight). Called from several threads.
+/// Fills `row`, which comes empty, with row n of matrix `part` (0, or 1 of a paired weight). Called
+/// from several threads.
 using RowReader = std::function<void(int part, int64_t n, WeightRow& row)>;
 
-/// Packs a matrix. `parallel` runs its second argument for 0..count-1, on any threads. Throws Error when the memory
-/// cannot be had.
-Weight pack(WeightType type, int64_t rows, int64_t cols, bool paired, const RowReader& read,
-            const std::function<void(int64_t count, const std::function<void(int64_t)>& work)>& parallel);
+/// Packs a matrix. `parallel` runs its second argument for 0..count-1, on any threads. Throws Error
+/// when the memory cannot be had.
+Weight pack(
+    WeightType type, int64_t rows, int64_t cols, bool paired, const RowReader& read,
+    const std::function<void(int64_t count, const std::function<void(int64_t)>& work)>& parallel);
 
-/// Row n of part 0 or 1 as f32 into out[cols]. The values are those that every kernel computes with.
+/// Row n of part 0 or 1 as f32 into out[cols]. The values are those that every kernel computes
+/// with.
 void unpack_row(const Weight& w, int part, int64_t n, std::span<float> out);
 
 }  // namespace sala
