@@ -5,8 +5,9 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-prompt=${1:-"Why is the sky blue? Answer in two sentences."}
+prompt=${1:-"Explain in three sentences how plants use sunlight."}
 (($#)) && shift
+(($#)) || set -- --temp 0.2 --top-p 0.9  # what the model's authors advise
 
 scripts/packages.sh build fetch
 log=build/run.log
@@ -19,4 +20,5 @@ if ! scripts/build.sh release sala "${options[@]}" > "$log" 2>&1; then
   exit 1
 fi
 model=$(python3 scripts/default_model.py)
+echo "> $prompt" >&2
 exec build/release/sala run "$model" -p "$prompt" "$@"

@@ -119,6 +119,7 @@ void RunCommand::run() const {
     fmt::print("{}\n", out.dump(-1, ' ', false, Json::error_handler_t::replace));
   } else {
     std::fputs("\n", stdout);
+    std::fflush(stdout);  // before the line on standard error
     fmt::print(stderr,
                "[prompt: {} tokens, {:.1f} tokens/s; generation: {} tokens, {:.1f} tokens/s; {} "
                "threads]\n",
