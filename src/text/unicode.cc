@@ -53,6 +53,22 @@ int well_formed_prefix(std::string_view text) {
   return n;
 }
 
+void append_normalized(std::string& out, std::string_view text, NormalForm form) {
+  int options = UTF8PROC_STABLE;
+  if (form == NormalForm::kNfc || form == NormalForm::kNfkc) options |= UTF8PROC_COMPOSE;
+  if (form == NormalForm::kNfd || form == NormalForm::kNfkd) options |= UTF8PROC_DECOMPOSE;
+  if (form == NormalForm::kNfkc || form == NormalForm::kNfkd) options |= UTF8PROC_COMPAT;
+  utf8proc_uint8_t* raw = nullptr;
+  const auto size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                                 static_cast<utf8proc_ssize_t>(text.size()), &raw,
+                                 static_cast<utf8proc_option_t>(options));
+  const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(raw, &std::free);
+  if (size < 0)
+    fail("text of {} bytes cannot be normalised: {}; give valid UTF-8", text.size(),
+         utf8proc_errmsg(size));
+  out.append(reinterpret_cast<const char*>(raw), static_cast<size_t>(size));
+}
+
 }  // namespace
 
 Utf8Char decode_utf8(std::string_view text) {
@@ -196,21 +212,22 @@ void append_upper(std::string& out, char32_t code) {
 }
 
 std::string normalize_utf8(std::string_view text, NormalForm form) {
-  if (std::ranges::all_of(text, [](char c) { return static_cast<unsigned char>(c) < 0x80; }))
-    return std::string(text);
-  int options = UTF8PROC_STABLE;
-  if (form == NormalForm::kNfc || form == NormalForm::kNfkc) options |= UTF8PROC_COMPOSE;
-  if (form == NormalForm::kNfd || form == NormalForm::kNfkd) options |= UTF8PROC_DECOMPOSE;
-  if (form == NormalForm::kNfkc || form == NormalForm::kNfkd) options |= UTF8PROC_COMPAT;
-  utf8proc_uint8_t* raw = nullptr;
-  const auto size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                                 static_cast<utf8proc_ssize_t>(text.size()), &raw,
-                                 static_cast<utf8proc_option_t>(options));
-  const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(raw, &std::free);
-  if (size < 0)
-    fail("text of {} bytes cannot be normalised: {}; give valid UTF-8", text.size(),
-         utf8proc_errmsg(size));
-  return {reinterpret_cast<const char*>(raw), static_cast<size_t>(size)};
+  const auto is_ascii = [](char c) { return static_cast<unsigned char>(c) < 0x80; };
+  std::string out;
+  out.reserve(text.size());
+  while (!text.empty()) {
+    // ASCII is normal in every form, but its last character may take up the marks that follow.
+    const auto ascii = static_cast<size_t>(std::ranges::find_if_not(text, is_ascii) - text.begin());
+    const size_t plain = ascii == text.size() ? ascii : ascii - std::min<size_t>(ascii, 1);
+    out.append(text.substr(0, plain));
+    text.remove_prefix(plain);
+    if (text.empty()) break;
+    const auto rest = text.substr(1);
+    const size_t run = 1 + static_cast<size_t>(std::ranges::find_if(rest, is_ascii) - rest.begin());
+    append_normalized(out, text.substr(0, run), form);
+    text.remove_prefix(run);
+  }
+  return out;
 }
 
 }  // namespace sala

@@ -7,6 +7,30 @@ namespace sala::jinja {
 
 using Kind = Expression::Kind;
 
+ExpressionPtr ExpressionParser::parse_list() {
+  auto expression = make(Kind::kList, stream_.next().line);
+  while (!stream_.is_operator("]")) {
+    if (!expression->children.empty()) stream_.expect_operator(",");
+    if (stream_.is_operator("]")) break;
+    expression->children.push_back(parse());
+  }
+  stream_.expect_operator("]");
+  return finish(std::move(expression));
+}
+
+ExpressionPtr ExpressionParser::parse_dict() {
+  auto expression = make(Kind::kDict, stream_.next().line);
+  while (!stream_.is_operator("}")) {
+    if (!expression->children.empty()) stream_.expect_operator(",");
+    if (stream_.is_operator("}")) break;
+    expression->children.push_back(parse());
+    stream_.expect_operator(":");
+    expression->children.push_back(parse());
+  }
+  stream_.expect_operator("}");
+  return finish(std::move(expression));
+}
+
 ExpressionPtr ExpressionParser::parse_subscript(ExpressionPtr object) {
   const Token token = stream_.next();
   if (token.text == ".") {

@@ -242,8 +242,9 @@ bool is_alphanumeric(char32_t code) { return is_letter(code) || is_numeric(code)
 bool is_decimal(char32_t code) { return is_decimal_digit(code); }
 bool is_ascii(char32_t code) { return code < 128; }
 
-std::map<std::string, Method, std::less<>> make_methods() {
-  std::map<std::string, Method, std::less<>> methods;
+using MethodTable = std::map<std::string, Method, std::less<>>;
+
+void add_searches(MethodTable& methods) {
   methods["strip"] = strip_method("strip", true, true);
   methods["lstrip"] = strip_method("lstrip", true, false);
   methods["rstrip"] = strip_method("rstrip", false, true);
@@ -255,6 +256,9 @@ std::map<std::string, Method, std::less<>> make_methods() {
   methods["rfind"] = find_method("rfind", true, false);
   methods["index"] = find_method("index", false, true);
   methods["rindex"] = find_method("rindex", true, true);
+}
+
+void add_questions(MethodTable& methods) {
   methods["isalpha"] = all_method(is_alphabetic);
   methods["isalnum"] = all_method(is_alphanumeric);
   methods["isdigit"] = all_method(is_decimal);
@@ -267,6 +271,12 @@ std::map<std::string, Method, std::less<>> make_methods() {
                                                     const Arguments& a) {
     return text.empty() ? Value(true) : all(i, text, a);
   };
+}
+
+MethodTable make_methods() {
+  MethodTable methods;
+  add_searches(methods);
+  add_questions(methods);
   methods["upper"] = rewrite_method(upper_text);
   methods["lower"] = rewrite_method(lower_text);
   methods["casefold"] = rewrite_method(lower_text);
@@ -308,7 +318,7 @@ std::map<std::string, Method, std::less<>> make_methods() {
   return methods;
 }
 
-const std::map<std::string, Method, std::less<>>& methods() {
+const MethodTable& methods() {
   static const auto table = make_methods();
   return table;
 }
