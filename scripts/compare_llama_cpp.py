@@ -15,6 +15,7 @@ speed: a prompt of about 512 tokens and 128 generated ones, the programs in turn
 """
 import argparse
 import json
+import os
 import pathlib
 import platform
 import statistics
@@ -90,7 +91,8 @@ class Programs:
 def log_softmax(x):
     x = x.astype(np.float64)
     x -= x.max(axis=-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+    x -= np.log(np.exp(x).sum(axis=-1, keepdims=True))
+    return x
 
 
 def kl(p, q):
@@ -156,15 +158,12 @@ def compare_greedy(programs, report):
 
 
 def compare_speed(programs, report, rounds):
-    text, ids = "", []
-    for prompt in PROMPTS:
-        for word in prompt.read_text().split(" "):
-            if len(ids) >= 512:
-                break
-            text += word + " "
-            if len(text) % 8 == 0 or len(text) > 1900:
-                ids = programs.tokenize(text)
+    first = programs.tokenize("".join(p.read_text() for p in PROMPTS))[:512]
+    text = json.loads(programs.run(programs.sala, "tokenize", programs.model, "--ids", ",".join(map(str, first)), "--json"))["text"]
     ids = programs.tokenize(text)
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"other programs are running (load {load:.1f}): threads that spin suffer more, so measure again on an idle machine")
     rows = {"sala": {"prompt": [], "generation": []}, "llama.cpp": {"prompt": [], "generation": []}}
     for _ in range(rounds):
         reply = programs.sala_generate(text)
@@ -175,7 +174,7 @@ def compare_speed(programs, report, rounds):
         rows["llama.cpp"]["generation"].append((GENERATE - 1) / peer["generation_seconds"])
     median = {p: {k: statistics.median(v) for k, v in r.items()} for p, r in rows.items()}
     ratio = {k: median["sala"][k] / median["llama.cpp"][k] for k in ("prompt", "generation")}
-    report["speed"] = {"prompt_tokens": len(ids), "generated_tokens": reply["generated_tokens"], "rounds": rounds, "median": median,
+    report["speed"] = {"prompt_tokens": len(ids), "generated_tokens": reply["generated_tokens"], "rounds": rounds, "load": load, "median": median,
                        "ratio": ratio, "all": rows}
     print(f"tokens/s, {programs.threads} threads, prompt of {len(ids)}, {reply['generated_tokens']} generated, medians of {rounds}")
     for what in ("prompt", "generation"):
