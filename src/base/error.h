@@ -32,6 +32,13 @@ template <class... Args>
 /// for bad input.
 [[noreturn]] void panic(const std::string& message, const char* file, int line);
 
+/// Whether this build checks inner assertions: all presets but the optimised ones do.
+#ifdef NDEBUG
+inline constexpr bool kAssertions = false;
+#else
+inline constexpr bool kAssertions = true;
+#endif
+
 }  // namespace sala
 
 /// Claims that must hold if this program is right (shape contracts, invariants). Always on; keep
@@ -41,4 +48,10 @@ template <class... Args>
     if (!(condition)) [[unlikely]]                                                           \
       ::sala::panic("check failed: " #condition ": " + ::fmt::format(__VA_ARGS__), __FILE__, \
                     __LINE__);                                                               \
+  } while (false)
+
+/// The same for inner loops, in builds with kAssertions only.
+#define SALA_ASSERT(condition, ...)                                        \
+  do {                                                                     \
+    if constexpr (::sala::kAssertions) SALA_CHECK(condition, __VA_ARGS__); \
   } while (false)

@@ -269,9 +269,8 @@ int64_t Call::next_block(const Run& run, const Scratch& scratch) const {
 }
 
 const std::byte* Call::keys_of(const Run& run, int64_t g, int64_t index) const {
-  const auto* page =
-      page_data<const std::byte>(pages.field, pool_page(sequences, run.sequence, index));
-  return page + g * pages.head_elements() * size_of(pages.field.type);
+  return pages.frame(pool_page(sequences, run.sequence, index)) +
+         g * pages.head_elements() * size_of(pages.field.type);
 }
 
 /// One block, for the queries whose cursors stand at it.

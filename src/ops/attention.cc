@@ -20,6 +20,8 @@ void check_pages(std::string_view op, const KvPages& pages) {
              "{}: pages of {} heads, head size {}, {} tokens", op, pages.kv_heads, pages.head_dim,
              pages.page);
   check_field(op, "pages", pages.field, pages.page_elements());
+  Dim P("pool pages");
+  Shapes(op).optional("frames", pages.frames, {P}, DType::i32);
 }
 
 void check_keys(std::string_view op, std::string_view name, const CompressedKeys& keys,

@@ -8,13 +8,15 @@ namespace sala {
 class Device;
 
 /// Stores k, v [T, kv_heads * head_dim] at their positions in the pages of their sequences, rounded
-/// to the field's type. A token whose page is shared with other sequences must not be written: the
-/// caller has copied the page.
+/// to the field's type. Tokens at kept positions are not written; a build with assertions compares
+/// them with what is there, where the page has a frame. A token whose page is shared with other
+/// sequences must not be written: the caller has copied the page.
 void kv_append(Device& device, const Sequences& sequences, In k, In v, const KvPages& pages);
 
 /// Computes every window of `keys` that ends at a token of this step: the mean, summed in f32 token
 /// by token and then multiplied by fl32(1 / size), of the stored keys, rounded to the field's type.
-/// Comes after kv_append.
+/// Windows that end at a kept position are not written, and compared like tokens are. Comes after
+/// kv_append.
 void compress_keys(Device& device, const Sequences& sequences, const KvPages& pages,
                    const CompressedKeys& keys);
 

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
 
@@ -16,17 +17,40 @@ float load(DType type, const std::byte* data, int64_t i) {
                             : bf16_to_f32(reinterpret_cast<const uint16_t*>(data)[i]);
 }
 
-void store(DType type, std::byte* data, int64_t i, float value) {
-  if (type == DType::f32) {
-    reinterpret_cast<float*>(data)[i] = value;
+/// Stores an element, or, where it is `kept`, asserts that it is there.
+template <class T>
+void put(std::byte* data, int64_t i, T value, bool kept) {
+  T& place = reinterpret_cast<T*>(data)[i];
+  if (!kept) {
+    place = value;
   } else {
-    reinterpret_cast<uint16_t*>(data)[i] = f32_to_bf16(value);
+    SALA_ASSERT(std::memcmp(&place, &value, sizeof value) == 0,
+                "a replayed token gives {} where its page has {}", value, place);
   }
 }
 
-/// The page of `field` that holds page index `index` of sequence b.
-std::byte* page_of(const Sequences& sequences, const Paged& field, int64_t b, int64_t index) {
-  return field.data + sequences.page_table.row<int32_t>(b)[index] * field.stride;
+void store(DType type, std::byte* data, int64_t i, float value, bool kept) {
+  if (type == DType::f32) {
+    put(data, i, value, kept);
+  } else {
+    put(data, i, f32_to_bf16(value), kept);
+  }
+}
+
+/// The pool page that holds page index `index` of sequence b.
+int64_t pool_page(const Sequences& sequences, int64_t b, int64_t index) {
+  return sequences.page_table.row<int32_t>(b)[index];
+}
+
+/// Where the keys and values of page index `index` of sequence b lie.
+std::byte* page_of(const Sequences& sequences, const KvPages& pages, int64_t b, int64_t index) {
+  return pages.frame(pool_page(sequences, b, index));
+}
+
+/// Where the compressed keys of page index `index` of sequence b lie.
+std::byte* page_of(const Sequences& sequences, const CompressedKeys& keys, int64_t b,
+                   int64_t index) {
+  return keys.field.data + pool_page(sequences, b, index) * keys.field.stride;
 }
 
 /// Element c of the key, or of the value, at position u: its place in the page of u.
@@ -41,7 +65,7 @@ int64_t value_place(const KvPages& pages, int64_t g, int64_t u, int64_t c) {
 /// q.K_u for the key at position u.
 double key_product(const Sequences& sequences, const KvPages& pages, int64_t b, int64_t g,
                    int64_t u, const float* q) {
-  const std::byte* page = page_of(sequences, pages.field, b, u / pages.page);
+  const std::byte* page = page_of(sequences, pages, b, u / pages.page);
   double sum = 0;
   for (int64_t c = 0; c < pages.head_dim; ++c)
     sum += static_cast<double>(q[c]) * load(pages.field.type, page, key_place(pages, g, u, c));
@@ -51,7 +75,7 @@ double key_product(const Sequences& sequences, const KvPages& pages, int64_t b, 
 /// o += weight * V_u for the value at position u.
 void add_value(const Sequences& sequences, const KvPages& pages, int64_t b, int64_t g, int64_t u,
                double weight, std::vector<double>& o) {
-  const std::byte* page = page_of(sequences, pages.field, b, u / pages.page);
+  const std::byte* page = page_of(sequences, pages, b, u / pages.page);
   for (int64_t c = 0; c < pages.head_dim; ++c)
     o[c] += weight * load(pages.field.type, page, value_place(pages, g, u, c));
 }
@@ -63,10 +87,18 @@ int64_t window_place(const KvPages& pages, const CompressedKeys& keys, int64_t g
   return (g * keys.capacity(pages.page) + entry) * pages.head_dim + c;
 }
 
+/// Whether all keys of window j have a frame.
+bool has_frames(const Sequences& sequences, const KvPages& pages, const CompressedKeys& keys,
+                int64_t b, int64_t j) {
+  for (int64_t i = j * keys.stride / pages.page; i <= keys.page_of(j, pages.page); ++i)
+    if (!pages.mapped(pool_page(sequences, b, i))) return false;
+  return true;
+}
+
 /// head_dim^-1/2 q.k_j.
 double window_score(const Sequences& sequences, const float* q, const KvPages& pages,
                     const CompressedKeys& keys, int64_t b, int64_t g, int64_t j) {
-  const std::byte* page = page_of(sequences, keys.field, b, keys.page_of(j, pages.page));
+  const std::byte* page = page_of(sequences, keys, b, keys.page_of(j, pages.page));
   double sum = 0;
   for (int64_t c = 0; c < pages.head_dim; ++c)
     sum +=
@@ -135,12 +167,14 @@ void kv_append(Device&, const Sequences& sequences, In k, In v, const KvPages& p
   for (int64_t b = 0; b < sequences.count(); ++b)
     for (int64_t t = starts[b]; t < starts[b + 1]; ++t) {
       const int64_t p = sequences.positions.as<int32_t>()[t];
-      std::byte* page = page_of(sequences, pages.field, b, p / pages.page);
+      const bool kept = p < sequences.kept_of(b);
+      if (kept && !pages.mapped(pool_page(sequences, b, p / pages.page))) continue;
+      std::byte* page = page_of(sequences, pages, b, p / pages.page);
       for (int64_t g = 0; g < pages.kv_heads; ++g)
         for (int64_t c = 0; c < pages.head_dim; ++c) {
           const int64_t from = g * pages.head_dim + c;
-          store(pages.field.type, page, key_place(pages, g, p, c), k.row<float>(t)[from]);
-          store(pages.field.type, page, value_place(pages, g, p, c), v.row<float>(t)[from]);
+          store(pages.field.type, page, key_place(pages, g, p, c), k.row<float>(t)[from], kept);
+          store(pages.field.type, page, value_place(pages, g, p, c), v.row<float>(t)[from], kept);
         }
     }
 }
@@ -153,15 +187,17 @@ void compress_keys(Device&, const Sequences& sequences, const KvPages& pages,
     if (count == 0) continue;
     const int64_t first = sequences.positions.as<int32_t>()[starts[b]];
     for (int64_t j = keys.windows(first); j < keys.windows(first + count); ++j) {
-      std::byte* page = page_of(sequences, keys.field, b, keys.page_of(j, pages.page));
+      const bool kept = j < keys.windows(sequences.kept_of(b));
+      if (kept && !has_frames(sequences, pages, keys, b, j)) continue;
+      std::byte* page = page_of(sequences, keys, b, keys.page_of(j, pages.page));
       for (int64_t g = 0; g < pages.kv_heads; ++g)
         for (int64_t c = 0; c < pages.head_dim; ++c) {
           float sum = 0;
           for (int64_t u = j * keys.stride; u < j * keys.stride + keys.size; ++u)
-            sum += load(pages.field.type, page_of(sequences, pages.field, b, u / pages.page),
+            sum += load(pages.field.type, page_of(sequences, pages, b, u / pages.page),
                         key_place(pages, g, u, c));
           const float mean = sum * (1.0f / static_cast<float>(keys.size));
-          store(keys.field.type, page, window_place(pages, keys, g, j, c), mean);
+          store(keys.field.type, page, window_place(pages, keys, g, j, c), mean, kept);
         }
     }
   }

@@ -15,9 +15,12 @@ struct Sequences {
   In page_table;  ///< [B, P] pool page that holds positions [i * page, (i + 1) * page) of a
                   ///< sequence; unused entries are 0
   In slots;       ///< [B] the sequence's slot in state fields
+  In kept{};      ///< [B] positions of a sequence below this are in its pages already, keys and
+                  ///< compressed keys: a step that replays them writes nothing there. Empty: 0
 
   int64_t tokens() const { return positions.dim[0]; }
   int64_t count() const { return slots.dim[0]; }
+  int64_t kept_of(int64_t b) const { return kept.empty() ? 0 : kept.as<int32_t>()[b]; }
 };
 
 /// Checks the shapes of `sequences` at the entry of `op` and binds T. Ops on pages need a page
@@ -35,8 +38,13 @@ struct Paged {
 ///   K^T [head_dim][page_lanes] then V [page][head_dim]
 /// in `field.type` (f32 or bf16), page_lanes = page rounded up to 16; token t of the page is column
 /// t of K^T and row t of V. Pages are zero when handed out.
+///
+/// A pool page may lie in any entry of the field, its frame, or in none: an op needs the frames of
+/// the pages it writes (kv_append), of those whose keys it reads (compress_keys: of its windows;
+/// attention: of its blocks), and never looks at others.
 struct KvPages {
   Paged field;
+  In frames{};  ///< [pool pages] i32: the frame of each, -1 without one. Empty: page p is entry p
   int kv_heads = 0;
   int head_dim = 0;
   int page = 64;  ///< tokens a page
@@ -44,6 +52,12 @@ struct KvPages {
   int page_lanes() const { return (page + 15) / 16 * 16; }
   int64_t head_elements() const { return static_cast<int64_t>(head_dim) * (page_lanes() + page); }
   int64_t page_elements() const { return kv_heads * head_elements(); }
+  bool mapped(int64_t p) const { return frames.empty() || frames.as<int32_t>()[p] >= 0; }
+  /// Where pool page p lies, which has a frame.
+  std::byte* frame(int64_t p) const {
+    SALA_CHECK(mapped(p), "page {} has no frame", p);
+    return field.data + (frames.empty() ? p : frames.as<int32_t>()[p]) * field.stride;
+  }
 };
 
 /// One level of compressed keys (Xiao et al. 2025, InfLLM-V2, arXiv 2509.24663): the mean of the
