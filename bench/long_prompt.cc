@@ -71,19 +71,21 @@ void run(const std::string& path, int64_t tokens, const std::string& compute, in
   const int64_t step = std::max<int64_t>(tokens / 16, 1);
   int64_t reported = 0;
   double before = 0.0, half = 0.0, cpu_half = 0.0;
-  runner.prefill(hold, prompt, 1, {}, [&](int64_t done) {
+  const auto report = [&](int64_t done) {
     const double now = seconds();
     if (half == 0.0 && 2 * done >= tokens) {
       half = now;
       cpu_half = cpu_seconds();
     }
-    if (done - reported < step && done < tokens) return;
+    if (done - reported < step && done < tokens) return true;
     fmt::print("{:>9} tokens  {:8.1f} s  {:7.3f} ms/token here\n", done, now,
                1e3 * (now - before) / static_cast<double>(done - reported));
     std::fflush(stdout);
     reported = done;
     before = now;
-  });
+    return true;
+  };
+  runner.read(hold, prompt, {.wanted = 1, .on_progress = report});
   const double total = seconds(), cpu_total = cpu_seconds();
   const sala::RunMemory memory = runner.memory();
   const int64_t used = anonymous_memory() - loaded;

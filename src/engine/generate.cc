@@ -49,15 +49,7 @@ class Reply {
   }
 
  private:
-  /// Feeds `tokens`; keeps the last one's logits if they are wanted.
-  void feed(std::span<const int> tokens, bool wanted) {
-    Runner::Row row{.hold = hold_,
-                    .tokens = tokens,
-                    .logits = wanted ? 1 : 0,
-                    .prompt = static_cast<int64_t>(prompt_.size())};
-    const In logits = runner_.step({&row, 1});
-    if (wanted) std::copy_n(logits.row<float>(0), logits_.size(), logits_.begin());
-  }
+  void keep(In logits) { std::copy_n(logits.row<float>(0), logits_.size(), logits_.begin()); }
 
   bool cancelled() {
     if (!options_.cancelled || !options_.cancelled()) return false;
@@ -67,23 +59,35 @@ class Reply {
 
   bool read_prompt() {
     sampler_.see_prompt(prompt_);
-    auto left = prompt_.subspan(static_cast<size_t>(hold_.length()));
-    while (!left.empty()) {
-      if (cancelled()) return false;
-      const size_t count = std::min(left.size(), static_cast<size_t>(runner_.options().chunk));
-      feed(left.first(count), count == left.size());
-      left = left.subspan(count);
-      result_.prompt_read += static_cast<int64_t>(count);
-      if (options_.on_prompt_progress) options_.on_prompt_progress(result_.prompt_read);
-    }
-    return true;
+    if (cancelled()) return false;
+    std::vector<int64_t> marks(options_.marks.begin(), options_.marks.end());
+    marks.push_back(static_cast<int64_t>(prompt_.size()));
+    return runner_.read(hold_, prompt_,
+                        {.wanted = 1,
+                         .on_logits = [&](In logits) { keep(logits); },
+                         .on_progress =
+                             [&](int64_t read) {
+                               result_.prompt_read = read;
+                               if (options_.on_prompt_progress) options_.on_prompt_progress(read);
+                               return !cancelled();
+                             },
+                         .marks = marks});
+  }
+
+  /// Feeds the reply's last token.
+  void feed_last() {
+    Runner::Row row{.hold = hold_,
+                    .tokens = {&result_.tokens.back(), 1},
+                    .logits = 1,
+                    .prompt = static_cast<int64_t>(prompt_.size())};
+    keep(runner_.step({&row, 1}));
   }
 
   void write() {
     for (int64_t written = 0; written < options_.limit; ++written) {
       if (cancelled()) return;
       if (written > 0) {
-        feed({&result_.tokens.back(), 1}, true);
+        feed_last();
         ++result_.reply_steps;
       }
       const int token = sampler_.sample(logits_);

@@ -38,6 +38,8 @@ struct GenerateOptions {
   std::span<const int> stop{};              ///< tokens that end the reply
   std::vector<std::string> stop_strings{};  ///< texts that end it
   int64_t logprobs = -1;  ///< how many of the most likely tokens to tell at each place; -1: nothing
+  std::span<const int64_t>
+      marks{};  ///< lengths of the prompt at which a later one may part from it
   std::function<void(const std::string& text)> on_text{};  ///< whole characters, as they come
   std::function<void(int64_t done)> on_prompt_progress{};  ///< of prompt_read
   std::function<bool()> cancelled{};  ///< asked before every token and every piece of the prompt

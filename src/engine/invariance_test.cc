@@ -188,12 +188,10 @@ TEST(Backends, CpuEqualsReferenceWithinRounding) {
       Runner runner(model, *device, o);
       Hold hold = runner.open();
       std::vector<float>& all = results.emplace_back();
-      runner.prefill(hold, prompt, 180,
-                     [&](In logits) {
-                       all.insert(all.end(), logits.as<float>(),
-                                  logits.as<float>() + logits.size());
-                     },
-                     {});
+      runner.read(hold, prompt, {.wanted = 180, .on_logits = [&](In logits) {
+                                   all.insert(all.end(), logits.as<float>(),
+                                              logits.as<float>() + logits.size());
+                                 }});
     }
     double worst = 0.0;
     for (size_t t = 0; t < 180; ++t) {

@@ -26,27 +26,84 @@ StepBounds bounds(const Model& model, const RunOptions& options) {
           .logits = options.logits};
 }
 
+double mib(int64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); }
+
+/// Pages of a layer that must fit in memory at once: what a token reads, and what a step writes
+/// with the keys in front of it.
+int64_t pages_at_once(const Model& model, const RunOptions& options) {
+  const ModelConfig& config = model.config();
+  const AttentionConfig& attention = config.attention;
+  const int64_t all = (options.context + config.page() - 1) / config.page();
+  if (!attention.sparse || options.sparse == SparsePolicy::dense) return all;
+  const SparseConfig& sparse = *attention.sparse;
+  int64_t read = int64_t{attention.kv_heads} * sparse.total_blocks();
+  if (options.sparse != SparsePolicy::always)
+    read = std::max<int64_t>(read, sparse.dense_len / config.page() + 1);
+  const int64_t before = 4 * sparse.kernel_size / config.page() + 2;
+  const int64_t written = options.chunk / config.page() + options.sequences * before;
+  return std::min(all, std::max(read, written));
+}
+
+/// Moves what exceeds --kv-memory to the disk. Throws Error when either is too small.
+void divide(const Model& model, const RunOptions& options, RunMemory& memory) {
+  const ModelConfig& config = model.config();
+  memory.disk = options.cache_disk;
+  const int64_t all = memory.cache.kv;
+  if (options.kv_memory < 0 || options.kv_memory >= all) return;
+  const int64_t pages = (options.context + config.page() - 1) / config.page();
+  const int64_t least = pages_at_once(model, options) * (all / pages);
+  if (options.kv_memory < least)
+    fail(
+        "--kv-memory is {:.1f} MiB; {}this model needs at least {:.1f} MiB of its keys and values "
+        "in memory for a context of {} tokens",
+        mib(options.kv_memory), least == all ? "its attention reads every token, so " : "",
+        mib(least), options.context);
+  if (options.cache_disk < all)
+    fail(
+        "a context of {} tokens has {:.1f} MiB of keys and values, --kv-memory is {:.1f} MiB and "
+        "--cache-disk is {:.1f} MiB: raise --kv-memory, or --cache-disk to at least {:.1f} MiB",
+        options.context, mib(all), mib(options.kv_memory), mib(options.cache_disk), mib(all));
+  memory.cache.kv = options.kv_memory;
+}
+
 RunMemory memory_needed(const Model& model, const RunOptions& options) {
   const ModelConfig& config = model.config();
   const auto specs = cache_specs(config, options.kv);
   RunMemory memory;
   memory.cache = memory_of(specs, config.page(), options.context);
   memory.cache.state *= options.sequences;
+  memory.snapshots = options.cache_ram;
   memory.workspace = model.workspace(bounds(model, options)) +
                      options.logits * config.vocab * int64_t{sizeof(float)};
+  divide(model, options, memory);
 
-  const int64_t needed = memory.cache.total() + memory.workspace;
   const int64_t available = available_memory();
-  const auto mib = [](int64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); };
-  if (available >= 0 && needed > available)
+  if (available >= 0 && memory.total() > available)
     fail(
         "a context of {} tokens needs {:.1f} MiB (keys and values {:.1f}, index {:.1f}, state "
-        "{:.1f}, workspace {:.1f}); {:.1f} MiB of memory are available: use a shorter context or "
-        "--kv bf16",
-        options.context, mib(needed), mib(memory.cache.kv), mib(memory.cache.index),
-        mib(memory.cache.state), mib(memory.workspace), mib(available));
+        "{:.1f}, snapshots {:.1f}, workspace {:.1f}); {:.1f} MiB of memory are available: use a "
+        "shorter context, --kv bf16, or --kv-memory with --cache-disk",
+        options.context, mib(memory.total()), mib(memory.cache.kv), mib(memory.cache.index),
+        mib(memory.cache.state), mib(memory.snapshots), mib(memory.workspace), mib(available));
   return memory;
 }
+
+CacheSize cache_size(const Model& model, const RunOptions& options, const RunMemory& memory) {
+  const int page = model.config().page();
+  const int64_t all = memory_of(cache_specs(model.config(), options.kv), page, options.context).kv;
+  const bool spills = memory.cache.kv < all;
+  return {.page = page,
+          // Each sequence may leave its last page part empty.
+          .tokens = options.context + int64_t{options.sequences - 1} * page,
+          .sequences = options.sequences,
+          .kv_memory = spills ? memory.cache.kv : -1,
+          .snapshots = options.cache_ram,
+          .snapshots_disk = options.cache_ram > 0 ? memory.disk - (spills ? all : 0) : 0,
+          .directory = options.cache_dir};
+}
+
+/// Tokens between two snapshots of a long text; what the budget has no room for is thinned out.
+constexpr int64_t kSnapshotEvery = 4096;
 
 }  // namespace
 
@@ -61,10 +118,7 @@ Runner::Runner(const Model& model, Device& device, const RunOptions& options)
       device_(device),
       options_(options),
       memory_(memory_needed(model, options)),
-      cache_(cache_specs(model.config(), options.kv), model.config().page(),
-             // Each sequence may leave its last page part empty.
-             options.context + int64_t{options.sequences - 1} * model.config().page(),
-             options.sequences),
+      cache_(cache_specs(model.config(), options.kv), cache_size(model, options, memory_)),
       arena_(model.workspace(bounds(model, options))),
       logits_(DType::f32, {options.logits, model.config().vocab}) {}
 
@@ -81,6 +135,7 @@ In Runner::step(std::span<Row> rows) {
           return attends_sparsely(options_.sparse, dense_len, position, row.prompt);
         },
         row.logits);
+    cache_.read_ahead(row.hold);
   }
   const auto wanted = static_cast<int64_t>(batch.wanted.size());
   const Out logits = sala::rows(logits_.view(), 0, wanted);
@@ -91,22 +146,28 @@ In Runner::step(std::span<Row> rows) {
   return logits;
 }
 
-void Runner::prefill(Hold& hold, std::span<const int> tokens, int64_t wanted,
-                     const std::function<void(In logits)>& on_logits,
-                     const std::function<void(int64_t done)>& on_progress) {
-  const auto total = static_cast<int64_t>(tokens.size());
-  for (int64_t done = 0; done < total;) {
-    const int64_t count = std::min<int64_t>(options_.chunk, total - done);
-    const int64_t logits = std::clamp<int64_t>(done + count - (total - wanted), 0, count);
+bool Runner::read(Hold& hold, std::span<const int> text, const Reading& how) {
+  const auto total = static_cast<int64_t>(text.size());
+  const int64_t begin = hold.length();
+  auto mark = how.marks.begin();
+  while (hold.length() < total) {
+    const int64_t done = hold.length();
+    while (mark != how.marks.end() && *mark <= done) ++mark;
+    int64_t count = std::min<int64_t>(options_.chunk, total - done);
+    if (mark != how.marks.end()) count = std::min(count, *mark - done);
+    const int64_t logits = std::clamp<int64_t>(done + count - (total - how.wanted), 0, count);
     Row row{.hold = hold,
-            .tokens = tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
+            .tokens = text.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
             .logits = logits,
             .prompt = total};
     const In result = step({&row, 1});
-    if (logits > 0 && on_logits) on_logits(result);
-    done += count;
-    if (on_progress) on_progress(done);
+    if (logits > 0 && how.on_logits) how.on_logits(result);
+    const int64_t now = hold.length();
+    if (now / kSnapshotEvery > done / kSnapshotEvery || (mark != how.marks.end() && *mark == now))
+      cache_.snapshot(hold);
+    if (how.on_progress && !how.on_progress(now - begin)) return now == total;
   }
+  return true;
 }
 
 }  // namespace sala

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <span>
@@ -22,6 +23,12 @@ struct RunOptions {
   SparsePolicy sparse = SparsePolicy::always;
   int chunk = 512;      ///< tokens of a prompt in one step
   int64_t context = 0;  ///< tokens of all sequences together
+  /// Bytes of keys and values in memory; what does not fit lies in a file of `cache_disk` bytes at
+  /// most, and blocks are brought back when a query chooses them. -1: all in memory.
+  int64_t kv_memory = -1;
+  int64_t cache_ram = 0;   ///< bytes of memory for snapshots of states
+  int64_t cache_disk = 0;  ///< bytes of files for keys, values and snapshots that memory lacks
+  std::filesystem::path cache_dir{};  ///< where the files go; empty: the system's temporary one
   int sequences = 1;
   int64_t logits = 1;  ///< rows of logits in one step, at most
 };
@@ -32,8 +39,12 @@ std::unique_ptr<Device> open_device(const RunOptions& options);
 /// Memory that a run takes besides the weights: exact for the cache, an upper bound for the
 /// workspace.
 struct RunMemory {
-  MemoryUse cache;
+  MemoryUse cache;  ///< kv: what lies in memory
+  int64_t snapshots = 0;
   int64_t workspace = 0;
+  int64_t disk = 0;  ///< bytes of files, keys and values first
+
+  int64_t total() const { return cache.total() + snapshots + workspace; }
 };
 
 /// Runs steps of a model over sequences whose memory it owns. One thread at a time.
@@ -46,8 +57,12 @@ class Runner {
   const RunOptions& options() const { return options_; }
   RunMemory memory() const { return memory_; }
 
-  /// A new, empty sequence.
-  Hold open() { return cache_.open(); }
+  /// A new sequence that has what is remembered of `prompt`, whose last token at least is left to
+  /// read.
+  Hold open(std::span<const int> prompt = {}) {
+    return cache_.open(prompt.first(prompt.empty() ? 0 : prompt.size() - 1));
+  }
+  Cache& cache() { return cache_; }
 
   /// One sequence's part of a step.
   struct Row {
@@ -60,12 +75,17 @@ class Runner {
   /// until the next step.
   In step(std::span<Row> rows);
 
-  /// Feeds a prompt in chunks. `wanted` of its last tokens have their logits given to `on_logits`
-  /// in order, some rows at a time; `on_progress` hears the tokens done after every chunk. Either
-  /// may be empty.
-  void prefill(Hold& hold, std::span<const int> tokens, int64_t wanted,
-               const std::function<void(In logits)>& on_logits,
-               const std::function<void(int64_t done)>& on_progress);
+  /// How a text is read.
+  struct Reading {
+    int64_t wanted = 0;  ///< how many of its last tokens have their logits given to on_logits
+    std::function<void(In logits)> on_logits{};  ///< in order, some rows at a time
+    /// Hears after every step how many tokens it has read; false stops.
+    std::function<bool(int64_t read)> on_progress{};
+    std::span<const int64_t> marks{};  ///< lengths, ascending, at which a snapshot may be wanted
+  };
+  /// Reads what `hold` has not read of `text`, in steps of a chunk that end at the marks, and takes
+  /// snapshots there and every few thousand tokens. False when it was stopped.
+  bool read(Hold& hold, std::span<const int> text, const Reading& how);
 
   OnBlocks on_blocks;
 

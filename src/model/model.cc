@@ -73,7 +73,7 @@ int64_t Model::workspace(const StepBounds& bounds) const {
   for (const Tensor* inverse : {&k_frequencies_, &q_frequencies_, &lightning_frequencies_})
     if (!inverse->empty()) rope += 2 * Arena::bytes(DType::f32, {tokens, inverse->view().dim[0]});
   const int64_t rows = 3 * Arena::bytes(DType::i32, {tokens}) +
-                       2 * Arena::bytes(DType::i32, {bounds.sequences + 1}) +
+                       4 * Arena::bytes(DType::i32, {bounds.sequences + 1}) +
                        Arena::bytes(DType::i32, {bounds.sequences, bounds.pages});
   return std::max(mixer, mlp) + 3 * Arena::bytes(DType::f32, {tokens, config_.hidden}) +
          Arena::bytes(DType::f32, {bounds.logits, config_.hidden}) + rope + rows;
@@ -86,6 +86,7 @@ void Model::prepare(Step& step, const Batch& batch) const {
   step.sequences.positions = upload<int32_t>(arena, batch.positions, {tokens});
   step.sequences.starts = upload<int32_t>(arena, batch.starts, {sequences + 1});
   step.sequences.slots = upload<int32_t>(arena, batch.slots, {sequences});
+  step.sequences.kept = upload<int32_t>(arena, batch.kept, {sequences});
   step.sparse = upload<uint8_t>(arena, batch.sparse, {tokens});
 
   size_t columns = 1;
@@ -120,7 +121,7 @@ void Model::prepare(Step& step, const Batch& batch) const {
         step.lightning_sin);
 }
 
-void Model::forward(Step& step, const Cache& cache, const Batch& batch, Out logits) const {
+void Model::forward(Step& step, Cache& cache, const Batch& batch, Out logits) const {
   Device& device = step.device;
   Arena& arena = step.arena;
   const int64_t tokens = batch.count();

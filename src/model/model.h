@@ -31,7 +31,7 @@ class Model {
 
   /// One step: logits [batch.wanted, vocab] of the wanted tokens of the batch. The holds behind the
   /// batch have grown; they advance when the caller says so.
-  void forward(Step& step, const Cache& cache, const Batch& batch, Out logits) const;
+  void forward(Step& step, Cache& cache, const Batch& batch, Out logits) const;
 
  private:
   struct Layer {

@@ -33,6 +33,7 @@ void Batch::add(const Hold& hold, std::span<const int> next,
   }
   starts.push_back(static_cast<int32_t>(first + count));
   slots.push_back(hold.slot());
+  kept.push_back(static_cast<int32_t>(hold.kept()));
   pages.push_back(hold.pages());
 }
 

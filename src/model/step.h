@@ -37,6 +37,7 @@ struct Batch {
   std::vector<uint8_t> sparse;                  ///< [T]
   std::vector<int32_t> starts = {0};            ///< [B + 1]
   std::vector<int32_t> slots;                   ///< [B]
+  std::vector<int32_t> kept;                    ///< [B] tokens that the pages hold already
   std::vector<std::span<const int32_t>> pages;  ///< [B] owned by the holds
   std::vector<int32_t> wanted;  ///< tokens of the step whose logits are wanted, ascending
 

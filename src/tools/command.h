@@ -36,7 +36,7 @@ struct LoadedModel {
 /// Opens and loads what `options` name, with a progress bar.
 LoadedModel load_model(const ModelOptions& options, OpenText text);
 
-/// A listener for Runner::prefill that shows how far a prompt of `tokens` tokens is.
+/// A listener for Runner::read that shows how far a prompt of `tokens` tokens is.
 std::function<void(int64_t done)> prompt_progress(int64_t tokens);
 
 /// The commands: each adds itself to the program.

@@ -59,7 +59,7 @@ void PplCommand::run() const {
         total += surprise({logits.row<float>(i), static_cast<size_t>(logits.dim[1])},
                           window[position + 1]);
     };
-    runner.prefill(hold, window, static_cast<int64_t>(window.size()), score, {});
+    runner.read(hold, window, {.wanted = static_cast<int64_t>(window.size()), .on_logits = score});
     bar.update(static_cast<int64_t>(end), static_cast<int64_t>(tokens.size()));
   }
   bar.clear();

@@ -91,10 +91,16 @@ void LogitsCommand::run() const {
 
   NpyWriter file(out, rows, loaded.files.config.vocab);
   Hold hold = runner.open();
-  runner.prefill(
-      hold, ids, rows,
-      [&](In logits) { file.write({logits.as<float>(), static_cast<size_t>(logits.size())}); },
-      prompt_progress(count));
+  runner.read(
+      hold, ids,
+      {.wanted = rows,
+       .on_logits =
+           [&](In logits) { file.write({logits.as<float>(), static_cast<size_t>(logits.size())}); },
+       .on_progress =
+           [progress = prompt_progress(count)](int64_t done) {
+             progress(done);
+             return true;
+           }});
   file.finish();
   if (!blocks.empty()) write_text(blocks, record.text());
 }

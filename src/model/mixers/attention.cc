@@ -2,6 +2,7 @@
 // or without RoPE (HyPE leaves it out) and output gate.
 #include <cmath>
 
+#include "model/mixers/kv_blocks.h"
 #include "model/mixers/mixers.h"
 #include "model/mixers/projections.h"
 
@@ -28,11 +29,13 @@ Paged paged(const FieldView& view) {
 
 CacheSpec attention_memory(const ModelConfig& config, DType kv) {
   const KvPages pages = kv_layout(config);
-  CacheSpec spec = {{"kv", Field::Growth::paged, Field::Role::kv, kv, pages.page_elements()}};
+  CacheSpec spec = {
+      .fields = {{"kv", Field::Growth::paged, Field::Role::kv, kv, pages.page_elements()}}};
   if (const auto& sparse = config.attention.sparse) {
     const auto keys = [&](const char* name, const CompressedKeys& level) {
-      spec.push_back({name, Field::Growth::paged, Field::Role::index, kv,
-                      int64_t{pages.kv_heads} * level.capacity(pages.page) * pages.head_dim});
+      spec.fields.push_back(
+          {name, Field::Growth::paged, Field::Role::index, kv,
+           int64_t{pages.kv_heads} * level.capacity(pages.page) * pages.head_dim});
     };
     keys("fine_keys", fine_layout(*sparse));
     keys("coarse_keys", coarse_layout(*sparse));
@@ -69,6 +72,8 @@ class Attention final : public Mixer {
         projections_.in(step, x, {step.q_cos, step.q_sin}, {step.k_cos, step.k_sin});
     KvPages pages = pages_;
     pages.field = paged(memory[0]);
+    pages.frames = memory.frames();
+    if (memory.managed()) use_written_pages(step.sequences, pages.page, window(), memory);
     kv_append(step.device, step.sequences, k, v, pages);
 
     In lists, counts;
@@ -82,11 +87,16 @@ class Attention final : public Mixer {
     }
     const Out o = step.arena.take(DType::f32, {tokens, projections_.q_width()});
     const auto scale = static_cast<float>(1.0 / std::sqrt(config_.head_dim));
-    attention(step.device, step.sequences, q, pages, lists, counts, scale, gate, o);
+    if (memory.managed())
+      attention_over_blocks(step, q, pages, lists, counts, scale, gate, o, memory);
+    else
+      attention(step.device, step.sequences, q, pages, lists, counts, scale, gate, o);
     projections_.out(step, o, y);
   }
 
  private:
+  /// Tokens of the longest window of compressed keys.
+  int64_t window() const { return config_.sparse ? coarse_layout(*config_.sparse).size : 0; }
   int64_t blocks() const { return config_.sparse ? config_.sparse->total_blocks() : 0; }
 
   void select(Step& step, In q, const KvPages& pages, LayerMemory memory, Out lists,

@@ -28,11 +28,13 @@ std::vector<double> decay_slopes(int n) {
 CacheSpec lightning_memory(const ModelConfig& config, DType /*kv*/) {
   const LightningConfig& l = config.lightning;
   const int64_t d = l.head_dim;
-  const auto field = [](const char* name, int64_t elements) {
-    return Field{name, Field::Growth::state, Field::Role::state, DType::f32, elements};
+  const auto field = [](const char* name, Field::Growth growth, int64_t elements) {
+    return Field{name, growth, Field::Role::state, DType::f32, elements};
   };
-  return {field("state", l.heads * d * d), field("keys", l.kv_heads * d * kCell),
-          field("values", l.kv_heads * kCell * d)};
+  return {.fields = {field("state", Field::Growth::state, l.heads * d * d),
+                     field("keys", Field::Growth::tail, l.kv_heads * d * kCell),
+                     field("values", Field::Growth::tail, l.kv_heads * kCell * d)},
+          .cell = kCell};
 }
 
 class Lightning final : public Mixer {

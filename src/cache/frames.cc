@@ -1,0 +1,253 @@
+#include "cache/frames.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+
+namespace sala {
+namespace {
+
+size_t index_of(int32_t i) { return static_cast<size_t>(i); }
+
+}  // namespace
+
+Frames::Frames(std::vector<CacheSpec> layers, int64_t pages, int64_t frames,
+               std::filesystem::path directory)
+    : pages_(pages),
+      frames_(std::min(frames, pages)),
+      directory_(std::move(directory)),
+      origins_(static_cast<size_t>(pages)),
+      touched_(static_cast<size_t>(pages), false) {
+  int64_t largest = 0;
+  for (const CacheSpec& spec : layers) {
+    Layer& layer = layers_.emplace_back();
+    for (const Field& field : spec.fields) {
+      if (field.role != Field::Role::kv) continue;
+      layer.storage.push_back(allocate(frames_ * field.bytes()));
+      layer.fields.push_back({layer.storage.back().get(), field.bytes(), frames_, field.type});
+      layer.bytes += field.bytes();
+    }
+    layer.offset = bytes_;
+    bytes_ += layer.bytes;
+    largest = std::max(largest, layer.bytes);
+    layer.spilled.assign(static_cast<size_t>(pages_), false);
+    layer.frame.assign(static_cast<size_t>(pages_), -1);
+    if (identity()) {
+      for (int64_t p = 0; p < pages_; ++p)
+        layer.frame[static_cast<size_t>(p)] = static_cast<int32_t>(p);
+    } else {
+      layer.frames.resize(static_cast<size_t>(frames_));
+      for (int64_t f = frames_; f-- > 0;) layer.unused.push_back(static_cast<int32_t>(f));
+    }
+  }
+  buffer_.resize(static_cast<size_t>(largest));
+}
+
+In Frames::table(int layer) const {
+  if (identity()) return {};
+  return window(std::span<const int32_t>(at(layer).frame), {pages_});
+}
+
+template <class Visit>
+void Frames::each_field(const Layer& layer, int32_t frame, std::span<std::byte> bytes,
+                        Visit visit) const {
+  size_t begin = 0;
+  for (const FieldView& field : layer.fields) {
+    visit(std::span(field.data + frame * field.stride, static_cast<size_t>(field.stride)),
+          bytes.subspan(begin, static_cast<size_t>(field.stride)));
+    begin += static_cast<size_t>(field.stride);
+  }
+}
+
+void Frames::zero(Layer& layer, int32_t frame) {
+  for (const FieldView& field : layer.fields)
+    std::memset(field.data + frame * field.stride, 0, static_cast<size_t>(field.stride));
+}
+
+void Frames::use(int layer_index, std::span<const int32_t> pages, Access access) {
+  Layer& layer = layers_[static_cast<size_t>(layer_index)];
+  traffic_.blocks_used += static_cast<int64_t>(pages.size());
+  ++layer.call;
+  const auto needed = [&](int32_t page) {
+    if (identity()) return;
+    Frame& frame = layer.frames[index_of(layer.frame[index_of(page)])];
+    frame.call = layer.call;
+    frame.recent = true;
+    frame.changed |= access == Access::write;
+  };
+  // Those that are there first, so that no other takes their frame.
+  for (const int32_t page : pages)
+    if (layer.frame[index_of(page)] >= 0) needed(page);
+  for (const int32_t page : pages) {
+    if (layer.frame[index_of(page)] >= 0) continue;
+    fetch(layer, layer_index, page);
+    needed(page);
+  }
+}
+
+void Frames::will_use(int layer_index, std::span<const int32_t> pages) {
+  const Layer& layer = at(layer_index);
+  for (const int32_t page : pages) {
+    if (layer.frame[index_of(page)] >= 0) continue;
+    const Origin& origin = origins_[index_of(page)];
+    if (layer.spilled[index_of(page)])
+      spill_->will_read(place(layer, page), layer.bytes);
+    else if (origin.store != nullptr)
+      origin.store->will_read(origin.record, layer_index);
+  }
+}
+
+int32_t Frames::free_frame(Layer& layer) {
+  if (!layer.unused.empty()) {
+    const int32_t frame = layer.unused.back();
+    layer.unused.pop_back();
+    return frame;
+  }
+  // Two rounds take away every second chance; a third finds nothing new.
+  for (size_t tries = 0; tries <= 2 * layer.frames.size(); ++tries) {
+    const size_t index = layer.hand;
+    layer.hand = (layer.hand + 1) % layer.frames.size();
+    Frame& frame = layer.frames[index];
+    if (frame.call == layer.call || std::exchange(frame.recent, false)) continue;
+    if (frame.changed) {
+      if (!spill_) spill_.emplace(directory_, pages_ * bytes_);
+      const auto bytes = std::span(buffer_).first(static_cast<size_t>(layer.bytes));
+      each_field(layer, static_cast<int32_t>(index), bytes,
+                 [](auto from, auto to) { std::ranges::copy(from, to.begin()); });
+      spill_->write(place(layer, frame.page), bytes);
+      layer.spilled[index_of(frame.page)] = true;
+      ++traffic_.blocks_written;
+      traffic_.bytes_written += layer.bytes;
+    }
+    layer.frame[index_of(frame.page)] = -1;
+    return static_cast<int32_t>(index);
+  }
+  panic(fmt::format("more than {} pages of a layer used at once", frames_), __FILE__, __LINE__);
+}
+
+void Frames::fetch(Layer& layer, int layer_index, int32_t page) {
+  const int32_t frame = identity() ? page : free_frame(layer);
+  if (!identity()) layer.frames[index_of(frame)] = {};
+  const Origin& origin = origins_[index_of(page)];
+  if (!layer.spilled[index_of(page)] && origin.store == nullptr) {
+    zero(layer, frame);
+  } else {
+    const auto bytes = std::span(buffer_).first(static_cast<size_t>(layer.bytes));
+    try {
+      if (layer.spilled[index_of(page)])
+        spill_->read(place(layer, page), bytes);
+      else
+        origin.store->read(origin.record, layer_index, bytes);
+    } catch (...) {
+      if (!identity()) layer.unused.push_back(frame);
+      throw;
+    }
+    each_field(layer, frame, bytes,
+               [](auto to, auto from) { std::ranges::copy(from, to.begin()); });
+    ++traffic_.blocks_read;
+    traffic_.bytes_read += layer.bytes;
+  }
+  layer.frame[index_of(page)] = frame;
+  if (identity())
+    --unread_;
+  else
+    layer.frames[index_of(frame)].page = page;
+}
+
+void Frames::take(int32_t page) {
+  if (!identity()) return;  // its frame is made of zeros when it gets one
+  if (touched_[index_of(page)])
+    for (Layer& layer : layers_) zero(layer, page);
+  touched_[index_of(page)] = true;
+}
+
+void Frames::drop(int32_t page) {
+  origins_[index_of(page)] = {};
+  for (Layer& layer : layers_) {
+    int32_t& frame = layer.frame[index_of(page)];
+    layer.spilled[index_of(page)] = false;
+    if (identity()) {
+      if (frame < 0) --unread_;
+      frame = page;
+    } else if (frame >= 0) {
+      layer.frames[index_of(frame)] = {};
+      layer.unused.push_back(frame);
+    }
+    // Whoever reads what was given back reads NaN.
+    if (kAssertions && frame >= 0)
+      for (const FieldView& field : layer.fields)
+        std::memset(field.data + frame * field.stride, 0xFF, static_cast<size_t>(field.stride));
+    if (!identity()) frame = -1;
+  }
+}
+
+void Frames::copy(int32_t from, int32_t to) {
+  for (int i = 0; i < static_cast<int>(layers_.size()); ++i) {
+    Layer& layer = layers_[static_cast<size_t>(i)];
+    if (layer.bytes == 0) continue;
+    if (managed()) {
+      const int32_t both[] = {from, to};
+      use(i, both, Access::read);
+      if (!identity()) layer.frames[index_of(layer.frame[index_of(to)])].changed = true;
+    }
+    for (const FieldView& field : layer.fields)
+      std::memcpy(field.data + layer.frame[index_of(to)] * field.stride,
+                  field.data + layer.frame[index_of(from)] * field.stride,
+                  static_cast<size_t>(field.stride));
+  }
+}
+
+void Frames::attach(int32_t page, std::shared_ptr<PageStore> store, int64_t record) {
+  origins_[index_of(page)] = {std::move(store), record};
+  if (!identity()) return;
+  for (Layer& layer : layers_) {
+    if (layer.bytes == 0) continue;
+    layer.frame[index_of(page)] = -1;
+    ++unread_;
+  }
+}
+
+void Frames::read(int32_t page, int layer_index, std::span<std::byte> out) {
+  Layer& layer = layers_[static_cast<size_t>(layer_index)];
+  SALA_CHECK(static_cast<int64_t>(out.size()) == layer.bytes, "{} bytes for a block of {}",
+             out.size(), layer.bytes);
+  const Origin& origin = origins_[index_of(page)];
+  if (const int32_t frame = layer.frame[index_of(page)]; frame >= 0)
+    each_field(layer, frame, out, [](auto from, auto to) { std::ranges::copy(from, to.begin()); });
+  else if (layer.spilled[index_of(page)])
+    spill_->read(place(layer, page), out);
+  else if (origin.store != nullptr)
+    origin.store->read(origin.record, layer_index, out);
+  else
+    std::ranges::fill(out, std::byte{0});
+}
+
+void Frames::check_integrity(const std::vector<bool>& free) const {
+  int64_t unread = 0;
+  for (const Layer& layer : layers_) {
+    int64_t in_use = 0;
+    for (int32_t page = 0; page < pages_; ++page) {
+      const int32_t frame = layer.frame[index_of(page)];
+      if (identity()) {
+        SALA_CHECK(frame == page || frame == -1, "page {} in frame {}", page, frame);
+        unread += frame < 0 ? 1 : 0;
+      } else if (frame >= 0) {
+        ++in_use;
+        SALA_CHECK(layer.frames[index_of(frame)].page == page, "frame {} holds page {}, not {}",
+                   frame, layer.frames[index_of(frame)].page, page);
+      }
+      if (free[index_of(page)])
+        SALA_CHECK(!layer.spilled[index_of(page)] && origins_[index_of(page)].store == nullptr &&
+                       (identity() || frame < 0),
+                   "free page {} still has bytes", page);
+    }
+    if (!identity())
+      SALA_CHECK(in_use + static_cast<int64_t>(layer.unused.size()) == frames_,
+                 "{} frames in use and {} unused of {}", in_use, layer.unused.size(), frames_);
+  }
+  SALA_CHECK(unread == unread_, "{} unread blocks counted as {}", unread, unread_);
+}
+
+}  // namespace sala
