@@ -362,7 +362,8 @@ class BadUse(Case):
                 (["logits", good, *out, "--sparse", "never"], ["--sparse", "never", "per-query"]),
                 (["logits", good, *out, "--backend", "abacus"], ["--backend", "abacus", "reference"]),
                 (["logits", good, *out, "--compute", "f64"], ["--compute", "f64", "int8"]),
-                (["logits", good, *out, "--kv", "int2"], ["--kv", "int2", "bf16"]),
+                (["logits", good, *out, "--kv", "int2"], ["--kv", "int2", "auto, f32, bf16, int8, int4"]),
+                (["inspect", good, "--kv", "int2"], ["--kv", "int2", "auto, f32, bf16, int8, int4"]),
                 (["logits", good, *out, "--chunk", 0], ["--chunk"]), (["logits", good, *out, "--chunk", "many"], ["--chunk"]),
                 (["logits", good, *out, "--threads", -1], ["--threads"]), (["logits", good, *out, "--last", -3], ["--last"]),
                 (["run", good, "-p", "x", "--temp", -1], ["--temp"]), (["run", good, "-p", "x", "--top-p", 2], ["--top-p"]),
@@ -469,6 +470,28 @@ class Documented(Case):
         self.assertEqual(out["bytes"], 4 * sum(shapes))
         self.assertEqual(out["memory"]["total"], sum(out["memory"][k] for k in ("kv", "index", "state")))
         self.assertEqual(out["memory"]["total"], sum(layer["memory"]["total"] for layer in out["layers"]))
+
+    def test_kv_types(self):
+        """`inspect` prints the closed form of every type, and `logits` is as close to f32 as its bits allow (the
+        median row: where another block is chosen, a row differs by more)."""
+        c, page, tokens = self.config, 16, 1000
+        layers = sum("minicpm4" in kind for kind in c.mixer_types)
+        heads, d, pages = c.num_key_value_heads, c.head_dim, -(-tokens // page)
+        groups = -(-d // 32)
+        exact = harness.logits(self.good, self.good / IDS)
+        for kv, a_token, index, bound in (("f32", 4 * d, 4, 1e-9), ("bf16", 2 * d, 2, 0.01), ("int8", d + 2, 2, 0.02),
+                                          ("int4", groups * (16 + 4), 2, 0.2)):
+            with self.subTest(kv):
+                out = json.loads(harness.sala("inspect", self.good, "--ctx", tokens, "--kv", kv, "--json"))
+                self.assertEqual(out["kv_type"], kv)
+                self.assertEqual(out["memory"]["kv"], layers * heads * pages * page * 2 * a_token)
+                self.assertEqual(out["memory"]["index"], layers * heads * pages * (page // 4 + page // 16) * d * index)
+                got = harness.logits(self.good, self.good / IDS, "--kv", kv)
+                error = np.linalg.norm(got - exact, axis=-1) / np.linalg.norm(exact, axis=-1)
+                self.assertLess(np.median(error), bound)
+                self.assertEqual(error.max() > 0, kv != "f32")
+                answer = json.loads(harness.sala("run", self.good, "-p", "hello", "-n", 5, "--kv", kv, "--json"))
+                self.assertGreater(answer["memory"]["kv"], 0)
 
     def test_tokenize(self):
         out = self.compare("tokenize", "tokenize", self.good, "-p", "hello")

@@ -26,8 +26,8 @@ CHECKPOINTS = {
     "llama_gguf": dict(family="llama", gguf=["q4_1", "q8_0", "q4_0"], tokens=230, hidden_size=96, intermediate_size=160,
                        head_dim=24),
 }
-COMPUTE = ("f32", "bf16", "int8")
-KV = ("f32", "bf16")
+# Types of compute and of keys and values; those of fewer bits differ in the attention alone.
+MODES = [*itertools.product(("f32", "bf16", "int8"), ("f32", "bf16")), ("bf16", "int8"), ("f32", "int4")]
 VARIANTS = [("--chunk", chunk, "--threads", threads) for chunk, threads in
             ((1, 2), (7, 1), (64, 3), (100, 2), (1000, 2), (1000, 3), (33, 1))]
 
@@ -57,8 +57,9 @@ class Invariance(unittest.TestCase):
             for name, fields in CHECKPOINTS.items():
                 make_checkpoint.make(folder / name, **fields)
             jobs = []
-            for name, compute, kv in itertools.product(CHECKPOINTS, COMPUTE, KV):
-                for policy in ("always", "per-query", "dense", "hf") if name.startswith("sala") else ("always",):
+            for name, (compute, kv) in itertools.product(CHECKPOINTS, MODES):
+                policies = ("always", "dense") if kv.startswith("int") else ("always", "per-query", "dense", "hf")
+                for policy in policies if name.startswith("sala") else ("always",):
                     jobs.append(pool.submit(check, folder, name, policy, compute, kv))
             complaints = [text for job in jobs for text in job.result()]
         print(f"{len(jobs)} modes x {len(VARIANTS)} ways to feed a prompt", flush=True)

@@ -54,10 +54,11 @@ HWY_INLINE float exponentiate(float* HWY_RESTRICT scores, int64_t visible, float
 /// Turns scores into weights, row by row in loops whose rows overlap: a row
 /// alone is one long chain.
 void weigh(const AttendedBlock& block) {
+  const int64_t width = block.pages->page_lanes();
   float* HWY_RESTRICT rescale = block.rescale;
   for (int64_t i = 0; i < block.rows; ++i) {
     float& largest = block.softmax.largest[block.state[i]];
-    const float top = scale_scores(block.scores + i * block.lanes, block.visible[i], block.scale);
+    const float top = scale_scores(block.scores + i * width, block.visible[i], block.scale);
     const float now = HWY_MAX(largest, top);
     rescale[i] = largest - now;
     largest = now;
@@ -68,47 +69,145 @@ void weigh(const AttendedBlock& block) {
   for (int64_t i = 0; i < block.rows; ++i) {
     const int32_t row = block.state[i];
     float& sum = block.softmax.sum[row];
-    sum = sum * rescale[i] + exponentiate(block.scores + i * block.lanes, block.visible[i],
-                                          block.softmax.largest[row]);
+    sum = sum * rescale[i] +
+          exponentiate(block.scores + i * width, block.visible[i], block.softmax.largest[row]);
   }
 }
 
-/// The keys, then the values, of a block as f32.
-const float* as_floats(const AttendedBlock& block, int64_t first, int64_t count, float* scratch) {
-  if (block.type == DType::f32) return reinterpret_cast<const float*>(block.keys) + first;
-  widen(reinterpret_cast<const uint16_t*>(block.keys) + first, scratch, count);
-  return scratch;
+/// Codes as f32.
+template <class D>
+HWY_INLINE hn::Vec<D> load_codes(D d, const int8_t* codes) {
+  const hn::Rebind<int8_t, D> narrow;
+  const hn::Rebind<int32_t, D> wide;
+  return hn::ConvertTo(d, hn::PromoteTo(wide, hn::LoadU(narrow, codes)));
+}
+template <class D>
+HWY_INLINE hn::Vec<D> load_nibbles(D d, const uint8_t* codes, bool high) {
+  const hn::Rebind<uint8_t, D> narrow;
+  const hn::Rebind<int32_t, D> wide;
+  const auto bytes = hn::PromoteTo(wide, hn::LoadU(narrow, codes));
+  return hn::ConvertTo(d, high ? hn::ShiftRight<4>(bytes) : hn::And(bytes, hn::Set(wide, 15)));
+}
+
+/// The scales and minima of a block as f32.
+void read_grid(const AttendedBlock& block, const uint16_t* grid) {
+  const Floats d;
+  const int64_t count = int64_t{block.pages->grid_rows()} * block.pages->page_lanes();
+  for (int64_t i = 0; i < count; i += lanes())
+    hn::StoreU(load_half(d, grid + i), d, block.grid + i);
+}
+
+/// Decodes the first `columns` tokens of K^T from int8 or int4.
+void decode_keys(const AttendedBlock& block, int64_t columns) {
+  const Floats d;
+  const KvPages& pages = *block.pages;
+  const int64_t width = pages.page_lanes();
+  read_grid(block, block.head.key_grid);
+  for (int64_t g = 0; g < pages.groups(); ++g) {
+    const int64_t first = g * pages.group();
+    const int64_t count = HWY_MIN(pages.group(), pages.head_dim - first);
+    for (int64_t j = 0; j < columns; j += lanes()) {
+      float* to = block.wide + first * width + j;
+      const auto scale = hn::LoadU(d, block.grid + g * width + j);
+      if (pages.type == KvType::int8) {
+        const auto* codes = reinterpret_cast<const int8_t*>(block.head.keys) + j;
+        for (int64_t c = 0; c < count; ++c)
+          hn::StoreU(hn::Mul(load_codes(d, codes + c * width), scale), d, to + c * width);
+      } else {
+        const auto minimum = hn::LoadU(d, block.grid + (pages.groups() + g) * width + j);
+        const auto* codes =
+            reinterpret_cast<const uint8_t*>(block.head.keys) + g * kInt4Group / 2 * width + j;
+        for (int64_t c = 0; c < count; ++c) {
+          const auto code = load_nibbles(d, codes + c % 16 * width, c >= 16);
+          hn::StoreU(hn::MulAdd(code, scale, minimum), d, to + c * width);
+        }
+      }
+    }
+  }
+}
+
+/// Decodes the first `tokens` rows of V from int8 or int4.
+void decode_values(const AttendedBlock& block, int64_t tokens) {
+  const KvPages& pages = *block.pages;
+  read_grid(block, block.head.value_grid);
+  for (int64_t t = 0; t < tokens; ++t) {
+    float* to = block.wide + t * pages.head_dim;
+    const float* scale = block.grid + t;
+    if (pages.type == KvType::int8) {
+      const auto* codes = reinterpret_cast<const int8_t*>(block.head.values) + t * pages.head_dim;
+      for_each_lane(pages.head_dim, [&](auto d, int64_t c) {
+        hn::StoreU(hn::Mul(load_codes(d, codes + c), hn::Set(d, *scale)), d, to + c);
+      });
+      continue;
+    }
+    const Floats d;
+    const float* minimum = scale + int64_t{pages.groups()} * pages.page_lanes();
+    const auto* codes =
+        reinterpret_cast<const uint8_t*>(block.head.values) + int64_t{pages.code_rows()} * t;
+    for (int64_t g = 0; g < pages.groups(); ++g, codes += kInt4Group / 2, to += kInt4Group) {
+      const auto s = hn::Set(d, scale[g * pages.page_lanes()]);
+      const auto m = hn::Set(d, minimum[g * pages.page_lanes()]);
+      for (int64_t i = 0; i < kInt4Group / 2; i += lanes()) {
+        hn::StoreU(hn::MulAdd(load_nibbles(d, codes + i, false), s, m), d, to + i);
+        hn::StoreU(hn::MulAdd(load_nibbles(d, codes + i, true), s, m), d, to + 16 + i);
+      }
+    }
+  }
+}
+
+/// K^T of a block as f32, and V: as far as `columns` and `tokens` say.
+const float* keys_of(const AttendedBlock& block, int64_t columns) {
+  const KvPages& pages = *block.pages;
+  if (pages.type == KvType::f32) return reinterpret_cast<const float*>(block.head.keys);
+  if (pages.type == KvType::bf16) {
+    widen(reinterpret_cast<const uint16_t*>(block.head.keys), block.wide,
+          int64_t{pages.head_dim} * pages.page_lanes());
+  } else {
+    decode_keys(block, columns);
+  }
+  return block.wide;
+}
+const float* values_of(const AttendedBlock& block, int64_t tokens) {
+  const KvPages& pages = *block.pages;
+  if (pages.type == KvType::f32) return reinterpret_cast<const float*>(block.head.values);
+  if (pages.type == KvType::bf16) {
+    widen(reinterpret_cast<const uint16_t*>(block.head.values), block.wide,
+          tokens * pages.head_dim);
+  } else {
+    decode_values(block, tokens);
+  }
+  return block.wide;
 }
 
 /// Adds one block to the softmax of its rows.
 void attend(const AttendedBlock& block) {
-  const int64_t d = block.head_dim;
+  const int64_t d = block.pages->head_dim;
+  const int64_t width = block.pages->page_lanes();
   int64_t most = 0;
   for (int64_t i = 0; i < block.rows; ++i) most = HWY_MAX(most, block.visible[i]);
   const int64_t columns = (most + lanes() - 1) / lanes() * lanes();
 
-  const int64_t bytes = d * (block.lanes + block.page) * (block.type == DType::f32 ? 4 : 2);
-  const std::byte* next = block.next == nullptr ? block.keys : block.next;
-  Fetch fetch{next, block.next == nullptr ? next : next + bytes - 64};
-  const Matrix keys{as_floats(block, 0, d * block.lanes, block.wide), block.lanes};
+  const std::byte* next = block.next == nullptr ? block.head.begin() : block.next;
+  Fetch fetch{next, block.next == nullptr ? next : next + block.pages->head_bytes() - 64};
+  const Matrix keys{keys_of(block, columns), width};
   for (int64_t first = 0; first < block.rows; first += kTileRows) {
     const int count = static_cast<int>(HWY_MIN(kTileRows, block.rows - first));
     RowTile tile;
     for (int r = 0; r < count; ++r) {
       tile.a[r] = block.q[first + r];
-      tile.c[r] = block.scores + (first + r) * block.lanes;
+      tile.c[r] = block.scores + (first + r) * width;
     }
     multiply_rows<true>(tile, count, 0, d, keys, columns, fetch);
   }
 
   weigh(block);
 
-  const Matrix values{as_floats(block, d * block.lanes, most * d, block.wide), d};
+  const Matrix values{values_of(block, most), d};
   for (int64_t first = 0; first < block.rows; first += kTileRows) {
     const int count = static_cast<int>(HWY_MIN(kTileRows, block.rows - first));
     RowTile tile;
     for (int r = 0; r < count; ++r) {
-      tile.a[r] = block.scores + (first + r) * block.lanes;
+      tile.a[r] = block.scores + (first + r) * width;
       tile.c[r] = block.softmax.values + block.state[first + r] * d;
       tile.start[r] = block.rescale[first + r];
     }
@@ -206,7 +305,7 @@ struct Call {
   Scratch carve(Carver& carver) const;
   Cursor cursor(const Run& run, int64_t query, int64_t g, int64_t segment) const;
   int64_t next_block(const Run& run, const Scratch& scratch) const;
-  const std::byte* keys_of(const Run& run, int64_t g, int64_t index) const;
+  KvHead head_of(const Run& run, int64_t g, int64_t index) const;
   void visit_block(const Run& run, int64_t g, int64_t index, const Softmax& softmax,
                    Scratch& scratch) const;
   void visit_segment(const Run& run, int64_t g, const Softmax& softmax, Scratch& scratch) const;
@@ -231,18 +330,16 @@ Scratch Call::carve(Carver& carver) const {
   scratch.segment = take_softmax(carver, rows(), d);
   scratch.total = take_softmax(carver, rows(), d);
   AttendedBlock& block = scratch.block;
-  block.type = pages.field.type;
-  block.head_dim = pages.head_dim;
-  block.page = pages.page;
-  block.lanes = pages.page_lanes();
+  block.pages = &pages;
   block.scale = scale;
   block.q = carver.take<const float*>(rows());
   block.state = carver.take<int32_t>(rows());
   block.visible = carver.take<int64_t>(rows());
   block.scores = carver.take<float>(rows() * lanes);
   block.rescale = carver.take<float>(rows());
-  const bool widens = pages.field.type != DType::f32;
-  block.wide = carver.take<float>(widens ? d * lanes : 0);
+  const bool widens = pages.type != KvType::f32;
+  block.wide = carver.take<float>(widens ? d * lanes + kInt4Group : 0);
+  block.grid = carver.take<float>(pages.grid_rows() * lanes);
   return scratch;
 }
 
@@ -268,9 +365,8 @@ int64_t Call::next_block(const Run& run, const Scratch& scratch) const {
   return index;
 }
 
-const std::byte* Call::keys_of(const Run& run, int64_t g, int64_t index) const {
-  return pages.frame(pool_page(sequences, run.sequence, index)) +
-         g * pages.head_elements() * size_of(pages.field.type);
+KvHead Call::head_of(const Run& run, int64_t g, int64_t index) const {
+  return pages.head(pool_page(sequences, run.sequence, index), g);
 }
 
 /// One block, for the queries whose cursors stand at it.
@@ -293,8 +389,8 @@ void Call::visit_block(const Run& run, int64_t g, int64_t index, const Softmax& 
     }
   }
   const int64_t next = next_block(run, scratch);
-  block.keys = keys_of(run, g, index);
-  block.next = next == kEnd ? nullptr : keys_of(run, g, next);
+  block.head = head_of(run, g, index);
+  block.next = next == kEnd ? nullptr : head_of(run, g, next).begin();
   block.softmax = softmax;
   HWY_DYNAMIC_DISPATCH(attend)(block);
 }

@@ -13,26 +13,29 @@
 namespace sala::cpu {
 namespace {
 
-template <class T>
-T narrow(float x) {
-  if constexpr (std::is_same_v<T, float>) {
-    return x;
-  } else {
-    return f32_to_bf16(x);
-  }
-}
-float wide(float x) { return x; }
-float wide(uint16_t x) { return bf16_to_f32(x); }
+template <KvType kType>
+using KvTypeTag = std::integral_constant<KvType, kType>;
 
-/// Calls f(T{}) with the element type of a field.
+/// Calls f with the type as a compile-time constant.
 template <class F>
-void visit(DType type, const F& f) {
-  if (type == DType::f32) {
-    f(float{});
-  } else {
-    f(uint16_t{});
+void visit(KvType type, const F& f) {
+  switch (type) {
+    case KvType::f32:
+      return f(KvTypeTag<KvType::f32>());
+    case KvType::bf16:
+      return f(KvTypeTag<KvType::bf16>());
+    case KvType::int8:
+      return f(KvTypeTag<KvType::int8>());
+    case KvType::int4:
+      return f(KvTypeTag<KvType::int4>());
   }
 }
+
+template <KvType kType>
+using Code = std::conditional_t<
+    kType == KvType::f32, float,
+    std::conditional_t<kType == KvType::bf16, uint16_t,
+                       std::conditional_t<kType == KvType::int8, int8_t, uint8_t>>>;
 
 /// What becomes of bits that are to be in a page.
 enum class Put : uint8_t { write, compare };
@@ -47,31 +50,93 @@ void put(T* place, T bits) {
   }
 }
 
-template <Put kPut, class T>
-void put_run(const Sequences& sequences, const Run& run, int64_t g, In k, In v,
-             const KvPages& pages) {
-  const int64_t d = pages.head_dim;
-  const int64_t lanes = pages.page_lanes();
-  const int64_t page = pool_page(sequences, run.sequence, run.position / pages.page);
-  const int64_t first = run.position % pages.page;
-  T* keys = reinterpret_cast<T*>(pages.frame(page)) + g * pages.head_elements();
-  T* values = keys + d * lanes + first * d;
-  constexpr int64_t kColumns =
-      16;  // of the token's row that one pass turns: a line of k is read once
-  for (int64_t c0 = 0; c0 < d; c0 += kColumns) {
-    const int64_t c1 = std::min(d, c0 + kColumns);
-    for (int64_t t = 0; t < run.count; ++t) {
-      const float* row = k.row<float>(run.token + t) + g * d;
-      for (int64_t c = c0; c < c1; ++c) put<kPut>(&keys[c * lanes + first + t], narrow<T>(row[c]));
-    }
+/// Code rows that are turned together: a line of k is read once, and a group of int4 is as many.
+constexpr int64_t kRows = kInt4Group / 2;
+
+/// Tokens of a run as they lie in a page.
+struct Tokens {
+  const KvPages& pages;
+  uint16_t* grid;  ///< [grid_rows][page_lanes]
+  int64_t first;   ///< place of the first in the page
+
+  uint16_t* grid_of(int64_t row, int64_t t) const {
+    return grid + row * pages.page_lanes() + first + t;
   }
-  for (int64_t t = 0; t < run.count; ++t) {
-    const float* row = v.row<float>(run.token + t) + g * d;
-    for (int64_t c = 0; c < d; ++c) put<kPut>(&values[t * d + c], narrow<T>(row[c]));
+};
+
+template <Put kPut>
+void put_grids(const Tokens& tokens, int64_t t, const float* x) {
+  const KvPages& pages = tokens.pages;
+  for (int64_t i = 0; i < pages.groups(); ++i) {
+    const int64_t channel = i * pages.group();
+    const KvGrid numbers = grid_of(pages.type, x + channel,
+                                   std::min<int64_t>(pages.group(), pages.head_dim - channel));
+    put<kPut>(tokens.grid_of(i, t), f32_to_f16(numbers.scale));
+    if (pages.type == KvType::int4)
+      put<kPut>(tokens.grid_of(pages.groups() + i, t), f32_to_f16(numbers.minimum));
   }
 }
 
-template <class T>
+/// Code rows [row, row + count) of token t, of one group, whose channels are x.
+template <KvType kType>
+void encode(const Tokens& tokens, int64_t t, const float* x, int64_t row, int64_t count,
+            Code<kType>* codes) {
+  const KvPages& pages = tokens.pages;
+  if constexpr (kType == KvType::f32) {
+    for (int64_t i = 0; i < count; ++i) codes[i] = x[row + i];
+  } else if constexpr (kType == KvType::bf16) {
+    for (int64_t i = 0; i < count; ++i) codes[i] = f32_to_bf16(x[row + i]);
+  } else if constexpr (kType == KvType::int8) {
+    const KvGrid numbers{.scale = f16_to_f32(*tokens.grid_of(0, t))};
+    const float inverse = numbers.inverse();
+    for (int64_t i = 0; i < count; ++i)
+      codes[i] = static_cast<int8_t>(code_of(kType, numbers, inverse, x[row + i]));
+  } else {
+    const int64_t group = row / kRows;
+    const KvGrid numbers{.scale = f16_to_f32(*tokens.grid_of(group, t)),
+                         .minimum = f16_to_f32(*tokens.grid_of(pages.groups() + group, t))};
+    const float inverse = numbers.inverse();
+    const int64_t channel = group * kInt4Group + row % kRows;
+    const auto code_at = [&](int64_t c) {
+      return c < pages.head_dim ? code_of(kType, numbers, inverse, x[c]) : 0;
+    };
+    for (int64_t i = 0; i < count; ++i)
+      codes[i] = static_cast<uint8_t>(code_at(channel + i) | code_at(channel + kRows + i) << 4);
+  }
+}
+
+template <Put kPut, KvType kType>
+void put_run(const Sequences& sequences, const Run& run, int64_t g, In k, In v,
+             const KvPages& pages) {
+  const int64_t rows = pages.code_rows();
+  const int64_t lanes = pages.page_lanes();
+  const int64_t page = pool_page(sequences, run.sequence, run.position / pages.page);
+  const int64_t first = run.position % pages.page;
+  const KvHead head = pages.head(page, g);
+  const Tokens key_tokens{pages, head.key_grid, first};
+  const Tokens value_tokens{pages, head.value_grid, first};
+  auto* keys = reinterpret_cast<Code<kType>*>(head.keys) + first;
+  auto* values = reinterpret_cast<Code<kType>*>(head.values) + first * rows;
+  const auto row_of = [&](In x, int64_t t) {
+    return x.row<float>(run.token + t) + g * pages.head_dim;
+  };
+  for (int64_t t = 0; t < run.count; ++t) {
+    put_grids<kPut>(key_tokens, t, row_of(k, t));
+    put_grids<kPut>(value_tokens, t, row_of(v, t));
+  }
+  Code<kType> codes[kRows];
+  for (int64_t row = 0; row < rows; row += kRows) {
+    const int64_t count = std::min(kRows, rows - row);
+    for (int64_t t = 0; t < run.count; ++t) {
+      encode<kType>(key_tokens, t, row_of(k, t), row, count, codes);
+      for (int64_t i = 0; i < count; ++i) put<kPut>(&keys[(row + i) * lanes + t], codes[i]);
+      encode<kType>(value_tokens, t, row_of(v, t), row, count, codes);
+      for (int64_t i = 0; i < count; ++i) put<kPut>(&values[t * rows + row + i], codes[i]);
+    }
+  }
+}
+
+template <KvType kType>
 void append_run(const Sequences& sequences, const Run& run, int64_t g, In k, In v,
                 const KvPages& pages) {
   const auto kept = static_cast<int32_t>(
@@ -80,12 +145,12 @@ void append_run(const Sequences& sequences, const Run& run, int64_t g, In k, In 
   old.count = kept;
   if (kAssertions && kept > 0 &&
       pages.mapped(pool_page(sequences, run.sequence, run.position / pages.page)))
-    put_run<Put::compare, T>(sequences, old, g, k, v, pages);
+    put_run<Put::compare, kType>(sequences, old, g, k, v, pages);
   const Run fresh = {.sequence = run.sequence,
                      .token = run.token + kept,
                      .count = run.count - kept,
                      .position = run.position + kept};
-  if (fresh.count > 0) put_run<Put::write, T>(sequences, fresh, g, k, v, pages);
+  if (fresh.count > 0) put_run<Put::write, kType>(sequences, fresh, g, k, v, pages);
 }
 
 /// A window that ends at a token of this step.
@@ -103,16 +168,57 @@ bool has_frames(const Sequences& sequences, Window window, const KvPages& pages,
   return true;
 }
 
-template <Put kPut, class T, class U>
+/// The keys of one kv head and page, some channels at a time.
+template <KvType kType>
+struct KeyReader {
+  const KvPages& pages;
+  const uint16_t* grid;
+  const Code<kType>* codes;
+
+  KeyReader(const KvPages& from, const KvHead& head)
+      : pages(from), grid(head.key_grid), codes(reinterpret_cast<const Code<kType>*>(head.keys)) {}
+
+  /// sum[i] += channel c + i of token t, for `count` channels of one half of a group.
+  void add(int64_t t, int64_t c, int64_t count, float* sum) const {
+    const int64_t lanes = pages.page_lanes();
+    const auto at = [&](int64_t row) { return codes[row * lanes + t]; };
+    if constexpr (kType == KvType::f32) {
+      for (int64_t i = 0; i < count; ++i) sum[i] += at(c + i);
+    } else if constexpr (kType == KvType::bf16) {
+      for (int64_t i = 0; i < count; ++i) sum[i] += bf16_to_f32(at(c + i));
+    } else if constexpr (kType == KvType::int8) {
+      const KvGrid numbers{.scale = f16_to_f32(grid[t])};
+      for (int64_t i = 0; i < count; ++i) sum[i] += numbers.value(at(c + i));
+    } else {
+      const int64_t group = c / kInt4Group;
+      const KvGrid numbers{.scale = f16_to_f32(grid[group * lanes + t]),
+                           .minimum = f16_to_f32(grid[(pages.groups() + group) * lanes + t])};
+      const int64_t row = group * kRows + c % kRows;
+      const int shift = c % kInt4Group < kRows ? 0 : 4;
+      for (int64_t i = 0; i < count; ++i) sum[i] += numbers.value(at(row + i) >> shift & 15);
+    }
+  }
+};
+
+template <class T>
+T narrow(float x) {
+  if constexpr (std::is_same_v<T, float>) {
+    return x;
+  } else {
+    return f32_to_bf16(x);
+  }
+}
+
+template <Put kPut, KvType kType>
 void put_window(const Sequences& sequences, Window window, int64_t g, const KvPages& pages,
                 const CompressedKeys& compressed) {
+  using Mean = std::conditional_t<kType == KvType::f32, float, uint16_t>;
   constexpr int64_t kChains = 8;  // sums in flight: each is one chain of additions, token by token
   const int64_t d = pages.head_dim;
-  const int64_t lanes = pages.page_lanes();
   const int64_t end_page = compressed.page_of(window.index, pages.page);
   const int64_t entry = window.index - compressed.first_window(end_page, pages.page);
-  U* out = page_data<U>(compressed.field, pool_page(sequences, window.sequence, end_page)) +
-           (g * compressed.capacity(pages.page) + entry) * d;
+  auto* out = page_data<Mean>(compressed.field, pool_page(sequences, window.sequence, end_page)) +
+              (g * compressed.capacity(pages.page) + entry) * d;
   const int64_t first = window.index * compressed.stride;
   const int64_t last = first + compressed.size;
   const float inverse = 1.0f / static_cast<float>(compressed.size);
@@ -122,23 +228,21 @@ void put_window(const Sequences& sequences, Window window, int64_t g, const KvPa
     for (int64_t token = first; token < last;) {
       const int64_t page = token / pages.page;
       const int64_t end = std::min(last, (page + 1) * pages.page);
-      const T* keys =
-          reinterpret_cast<const T*>(pages.frame(pool_page(sequences, window.sequence, page))) +
-          g * pages.head_elements() + c0 * lanes;
-      for (; token < end; ++token)
-        for (int64_t c = 0; c < chains; ++c) sum[c] += wide(keys[c * lanes + token % pages.page]);
+      const KeyReader<kType> keys(pages,
+                                  pages.head(pool_page(sequences, window.sequence, page), g));
+      for (; token < end; ++token) keys.add(token % pages.page, c0, chains, sum);
     }
-    for (int64_t c = 0; c < chains; ++c) put<kPut>(&out[c0 + c], narrow<U>(sum[c] * inverse));
+    for (int64_t c = 0; c < chains; ++c) put<kPut>(&out[c0 + c], narrow<Mean>(sum[c] * inverse));
   }
 }
 
-template <class T, class U>
+template <KvType kType>
 void compress_window(const Sequences& sequences, Window window, int64_t g, const KvPages& pages,
                      const CompressedKeys& keys) {
   if (window.index >= keys.windows(sequences.kept_of(window.sequence))) {
-    put_window<Put::write, T, U>(sequences, window, g, pages, keys);
+    put_window<Put::write, kType>(sequences, window, g, pages, keys);
   } else if (has_frames(sequences, window, pages, keys)) {
-    put_window<Put::compare, T, U>(sequences, window, g, pages, keys);
+    put_window<Put::compare, kType>(sequences, window, g, pages, keys);
   }
 }
 
@@ -147,11 +251,11 @@ void compress_window(const Sequences& sequences, Window window, int64_t g, const
 void kv_append(Device& device, const Sequences& sequences, In k, In v, const KvPages& pages) {
   const Runs runs = cut_runs(self(device), sequences, pages.page, pages.page);
   if (runs.count == 0) return;
-  visit(pages.field.type, [&](auto element) {
+  visit(pages.type, [&](auto type) {
     for_rows(self(device), runs.count * pages.kv_heads, runs.data[0].count * 2LL * pages.head_dim,
              [&](int64_t i) {
-               append_run<decltype(element)>(sequences, runs.data[i / pages.kv_heads],
-                                             i % pages.kv_heads, k, v, pages);
+               append_run<type()>(sequences, runs.data[i / pages.kv_heads], i % pages.kv_heads, k,
+                                  v, pages);
              });
   });
 }
@@ -171,12 +275,10 @@ void compress_keys(Device& device, const Sequences& sequences, const KvPages& pa
     for (int64_t j = keys.windows(fresh); j < end; ++j) windows[count++] = {s, j};
   }
   const int64_t cost = static_cast<int64_t>(keys.size) * pages.head_dim;
-  visit(pages.field.type, [&](auto stored) {
-    visit(keys.field.type, [&](auto mean) {
-      for_rows(self(device), count * pages.kv_heads, cost, [&](int64_t i) {
-        compress_window<decltype(stored), decltype(mean)>(sequences, windows[i / pages.kv_heads],
-                                                          i % pages.kv_heads, pages, keys);
-      });
+  visit(pages.type, [&](auto type) {
+    for_rows(self(device), count * pages.kv_heads, cost, [&](int64_t i) {
+      compress_window<type()>(sequences, windows[i / pages.kv_heads], i % pages.kv_heads, pages,
+                              keys);
     });
   });
 }

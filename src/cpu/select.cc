@@ -219,7 +219,7 @@ void Call::take_tile(const Run& run, int64_t g, const CompressedKeys& keys, int6
       offset = g * capacity - keys.first_window(page, pages.page);
     }
     const int64_t at = (offset + first + i) * d;
-    if (keys.field.type == DType::f32) {
+    if (index_type(pages.type) == DType::f32) {
       tile.keys[i] = reinterpret_cast<const float*>(data) + at;
     } else {
       HWY_DYNAMIC_DISPATCH(widen_row)(reinterpret_cast<const uint16_t*>(data) + at,

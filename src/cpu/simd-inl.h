@@ -37,6 +37,21 @@ HWY_INLINE hn::Vec<D> load(D d, const uint16_t* p) {
   return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(wide, hn::LoadU(narrow, p))));
 }
 
+/// f16 values at p as f32, NaN included (which Highway's own is not sure of where the machine has
+/// no such conversion).
+template <class D>
+HWY_INLINE hn::Vec<D> load_half(D d, const uint16_t* p) {
+  const hn::Rebind<uint16_t, D> narrow;
+  const hn::Rebind<uint32_t, D> wide;
+  const auto bits = hn::PromoteTo(wide, hn::LoadU(narrow, p));
+  const auto magnitude = hn::ShiftLeft<13>(hn::And(bits, hn::Set(wide, 0x7FFF)));
+  const auto sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(wide, 0x8000)));
+  const auto finite = hn::Mul(hn::BitCast(d, magnitude), hn::Set(d, 0x1p112f));
+  const auto special = hn::BitCast(d, hn::Or(magnitude, hn::Set(wide, 0x7F800000)));
+  const auto value = hn::IfThenElse(hn::Lt(finite, hn::Set(d, 65536.0f)), finite, special);
+  return hn::Or(value, hn::BitCast(d, sign));
+}
+
 /// Calls body(tag, i) for whole vectors and then for single lanes over [0, n): elementwise work on
 /// any length.
 template <class Body>

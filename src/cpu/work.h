@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "cpu/device.h"
+#include "ops/pages.h"
 #include "ops/sequences.h"
 
 namespace sala::cpu {

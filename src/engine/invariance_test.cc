@@ -17,7 +17,7 @@ using testing::RandomWeights;
 struct Case {
   StoredType weights;
   ComputeMode compute;
-  DType kv;
+  KvType kv;
   SparsePolicy policy;
 };
 
@@ -145,13 +145,15 @@ std::vector<Case> cases() {
   std::vector<Case> all;
   for (const SparsePolicy policy :
        {SparsePolicy::always, SparsePolicy::per_query, SparsePolicy::dense}) {
-    all.push_back({StoredType::f32, ComputeMode::f32, DType::f32, policy});
-    all.push_back({StoredType::bf16, ComputeMode::automatic, DType::bf16, policy});
+    all.push_back({StoredType::f32, ComputeMode::f32, KvType::f32, policy});
+    all.push_back({StoredType::bf16, ComputeMode::automatic, KvType::bf16, policy});
+    all.push_back({StoredType::bf16, ComputeMode::automatic, KvType::int8, policy});
+    all.push_back({StoredType::f32, ComputeMode::f32, KvType::int4, policy});
   }
   for (const ComputeMode compute : {ComputeMode::f32, ComputeMode::bf16, ComputeMode::int8}) {
     for (const StoredType weights :
          {StoredType::f32, StoredType::bf16, StoredType::q8_0, StoredType::q4_1})
-      all.push_back({weights, compute, DType::bf16, SparsePolicy::always});
+      all.push_back({weights, compute, KvType::bf16, SparsePolicy::always});
   }
   return all;
 }
@@ -181,7 +183,7 @@ TEST(Backends, CpuEqualsReferenceWithinRounding) {
       RunOptions o;
       o.backend = backend;
       o.compute = ComputeMode::f32;
-      o.kv = DType::f32;
+      o.kv = KvType::f32;
       o.sparse = policy;
       o.context = o.logits = 180;
       const auto device = open_device(o);

@@ -82,7 +82,7 @@ RunMemory memory_needed(const Model& model, const RunOptions& options) {
     fail(
         "a context of {} tokens needs {:.1f} MiB (keys and values {:.1f}, index {:.1f}, state "
         "{:.1f}, snapshots {:.1f}, workspace {:.1f}); {:.1f} MiB of memory are available: use a "
-        "shorter context, --kv bf16, or --kv-memory with --cache-disk",
+        "shorter context, --kv int8, or --kv-memory with --cache-disk",
         options.context, mib(memory.total()), mib(memory.cache.kv), mib(memory.cache.index),
         mib(memory.cache.state), mib(memory.snapshots), mib(memory.workspace), mib(available));
   return memory;
@@ -139,8 +139,11 @@ In Runner::step(std::span<Row> rows) {
   }
   const auto wanted = static_cast<int64_t>(batch.wanted.size());
   const Out logits = sala::rows(logits_.view(), 0, wanted);
-  Step step{
-      .device = device_, .arena = arena_, .compute = options_.compute, .on_blocks = on_blocks};
+  Step step{.device = device_,
+            .arena = arena_,
+            .compute = options_.compute,
+            .kv = options_.kv,
+            .on_blocks = on_blocks};
   model_.forward(step, cache_, batch, logits);
   for (Row& row : rows) row.hold.advance(static_cast<int64_t>(row.tokens.size()));
   return logits;

@@ -19,7 +19,7 @@ struct RunOptions {
   std::string backend = "cpu";  ///< "cpu" or "reference"
   int threads = 0;              ///< 0: every core
   ComputeMode compute = ComputeMode::automatic;
-  DType kv = DType::bf16;
+  KvType kv = KvType::bf16;
   SparsePolicy sparse = SparsePolicy::always;
   int chunk = 512;      ///< tokens of a prompt in one step
   int64_t context = 0;  ///< tokens of all sequences together

@@ -84,14 +84,24 @@ TEST(Config, ReadsTheReleasedModel) {
   EXPECT_EQ(c.eos, (std::vector<int>{2, 73440}));
 }
 
-// Per token and sparse layer 1,024 bytes of keys and values and 40 of compressed keys; per
-// Lightning layer S and 32 rows.
+// Per token and sparse layer, with bf16, 1,024 bytes of keys and values and 40 of compressed keys;
+// per Lightning layer S and 32 rows.
 TEST(Config, MemoryOfAMillionTokens) {
   const ModelConfig c = parse_config(released(), "config.json");
-  const MemoryUse use = memory_of(cache_specs(c, DType::bf16), c.page(), 1 << 20);
-  EXPECT_EQ(use.kv, int64_t{8} * 1024 * (1 << 20));
-  EXPECT_EQ(use.index, int64_t{8} * 40 * (1 << 20));
-  EXPECT_EQ(use.state, int64_t{24} * (32 * 128 * 128 * 4 + 2 * 32 * 128 * 32 * 4));
+  const int64_t layer_tokens = 8 << 20;
+  const auto use = [&](KvType kv) { return memory_of(cache_specs(c, kv), c.page(), 1 << 20); };
+  EXPECT_EQ(use(KvType::f32).kv, 2048 * layer_tokens);
+  EXPECT_EQ(use(KvType::bf16).kv, 1024 * layer_tokens);
+  EXPECT_EQ(use(KvType::int8).kv, (512 + 2 * 2 * 2) * layer_tokens);      // a scale a head
+  EXPECT_EQ(use(KvType::int4).kv, (256 + 2 * 2 * 4 * 4) * layer_tokens);  // two numbers a group
+  EXPECT_EQ(use(KvType::f32).index, 80 * layer_tokens);
+  for (const KvType kv : {KvType::bf16, KvType::int8, KvType::int4}) {
+    EXPECT_EQ(use(kv).index, 40 * layer_tokens);
+    EXPECT_EQ(use(kv).state, int64_t{24} * (32 * 128 * 128 * 4 + 2 * 32 * 128 * 32 * 4));
+  }
+  const double gib = 1 << 30;
+  EXPECT_LE(static_cast<double>(use(KvType::bf16).total()), 8.4 * gib);
+  EXPECT_LE(static_cast<double>(use(KvType::int8).total()), 4.6 * gib);
 }
 
 TEST(Config, ErrorsNameTheKey) {

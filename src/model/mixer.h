@@ -7,6 +7,7 @@
 #include "cache/cache.h"
 #include "model/config.h"
 #include "model/step.h"
+#include "ops/kv_type.h"
 #include "weights/source.h"
 
 namespace sala {
@@ -29,7 +30,7 @@ class Mixer {
 /// the layer's name in the checkpoint, e.g. "model.layers.3.".
 struct MixerType {
   MixerKind kind;
-  CacheSpec (*memory)(const ModelConfig& config, DType kv);
+  CacheSpec (*memory)(const ModelConfig& config, KvType kv);
   std::unique_ptr<Mixer> (*make)(const ModelConfig& config, int layer, const std::string& prefix,
                                  WeightSource& source);
 };
@@ -37,7 +38,7 @@ struct MixerType {
 /// The kinds there are; each is one file of mixers/ and one line of mixers.cc.
 const MixerType& mixer_type(MixerKind kind);
 
-/// What every layer of a model remembers, with keys and values stored as `kv` (f32 or bf16).
-std::vector<CacheSpec> cache_specs(const ModelConfig& config, DType kv);
+/// What every layer of a model remembers, with keys and values stored as `kv`.
+std::vector<CacheSpec> cache_specs(const ModelConfig& config, KvType kv);
 
 }  // namespace sala

@@ -8,6 +8,7 @@
 #include "cache/cache.h"
 #include "model/config.h"
 #include "ops/device.h"
+#include "ops/kv_type.h"
 #include "ops/sequences.h"
 
 namespace sala {
@@ -76,6 +77,7 @@ struct Step {
   Device& device;
   Arena& arena;
   ComputeMode compute = ComputeMode::automatic;
+  KvType kv = KvType::bf16;  ///< of keys and values in the cache
   OnBlocks on_blocks;
 
   // Set by Model::forward for the mixers.

@@ -1,25 +1,26 @@
 #include "ops/attention.h"
 
+#include <algorithm>
+
 #include "ops/device.h"
 #include "tensor/shapes.h"
 
 namespace sala {
 namespace {
 
-void check_field(std::string_view op, std::string_view name, const Paged& field, int64_t elements) {
+void check_field(std::string_view op, std::string_view name, const Paged& field, int64_t bytes,
+                 int64_t alignment) {
   SALA_CHECK(field.data != nullptr, "{}: {} are absent", op, name);
-  SALA_CHECK(field.type == DType::f32 || field.type == DType::bf16,
-             "{}: {} are {}, expected f32 or bf16", op, name, name_of(field.type));
-  SALA_CHECK(
-      field.stride >= elements * size_of(field.type) && field.stride % size_of(field.type) == 0,
-      "{}: a page of {} is {} bytes apart and holds {} elements", op, name, field.stride, elements);
+  SALA_CHECK(field.stride >= bytes && field.stride % alignment == 0,
+             "{}: pages of {} are {} bytes apart and take {}", op, name, field.stride, bytes);
 }
 
 void check_pages(std::string_view op, const KvPages& pages) {
   SALA_CHECK(pages.kv_heads > 0 && pages.head_dim > 0 && pages.page > 0,
              "{}: pages of {} heads, head size {}, {} tokens", op, pages.kv_heads, pages.head_dim,
              pages.page);
-  check_field(op, "pages", pages.field, pages.page_elements());
+  check_field(op, "keys and values", pages.field, pages.page_bytes(),
+              std::max(2, pages.code_bytes()));
   Dim P("pool pages");
   Shapes(op).optional("frames", pages.frames, {P}, DType::i32);
 }
@@ -28,8 +29,7 @@ void check_keys(std::string_view op, std::string_view name, const CompressedKeys
                 const KvPages& pages) {
   SALA_CHECK(keys.size > 0 && keys.stride > 0, "{}: {} of {} tokens every {}", op, name, keys.size,
              keys.stride);
-  const int64_t entries = static_cast<int64_t>(pages.kv_heads) * keys.capacity(pages.page);
-  check_field(op, name, keys.field, entries * pages.head_dim);
+  check_field(op, name, keys.field, page_bytes(keys, pages), size_of(index_type(pages.type)));
 }
 
 /// The columns of q: whole heads, a whole number of them for each kv head.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "ops/pages.h"
 #include "ops/sequences.h"
 #include "tensor/tensor.h"
 
@@ -7,8 +8,8 @@ namespace sala {
 
 class Device;
 
-/// Stores k, v [T, kv_heads * head_dim] at their positions in the pages of their sequences, rounded
-/// to the field's type. Tokens at kept positions are not written; a build with assertions compares
+/// Stores k, v [T, kv_heads * head_dim] at their positions in the pages of their sequences, in the
+/// pages' type. Tokens at kept positions are not written; a build with assertions compares
 /// them with what is there, where the page has a frame. A token whose page is shared with other
 /// sequences must not be written: the caller has copied the page.
 void kv_append(Device& device, const Sequences& sequences, In k, In v, const KvPages& pages);

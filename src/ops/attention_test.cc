@@ -5,10 +5,10 @@ namespace {
 
 class Attention : public testing::TestWithParam<PagesCase> {};
 
-double stored(DType type, float x) { return type == DType::bf16 ? bf16_to_f32(f32_to_bf16(x)) : x; }
-
-/// Softmax over the tokens of `blocks` (all where empty) up to p, from the streams themselves.
-std::vector<double> softmax(const PagesCase& c, const PagesInputs& in, int64_t s, int64_t p, int h,
+/// Softmax over the tokens of `blocks` (all where empty) up to p, from the streams themselves; k
+/// and v are what is stored of them.
+std::vector<double> softmax(const PagesCase& c, const PagesInputs& in, const Streams& k,
+                            const Streams& v, int64_t s, int64_t p, int h,
                             const std::vector<int32_t>& blocks) {
   const int64_t first = h / (c.heads / c.kv_heads) * c.head_dim;
   const float* q = in.q[s].view().row<float>(p) + h * c.head_dim;
@@ -18,7 +18,7 @@ std::vector<double> softmax(const PagesCase& c, const PagesInputs& in, int64_t s
         blocks.empty() || std::ranges::count(blocks, static_cast<int32_t>(u / c.page)) == 1;
     double product = 0;
     for (int i = 0; i < c.head_dim; ++i)
-      product += q[i] * stored(c.type, in.k[s].view().row<float>(u)[first + i]);
+      product += static_cast<double>(q[i]) * k[s].view().row<float>(u)[first + i];
     scores.push_back(allowed ? product / std::sqrt(c.head_dim)
                              : -std::numeric_limits<double>::infinity());
   }
@@ -28,8 +28,7 @@ std::vector<double> softmax(const PagesCase& c, const PagesInputs& in, int64_t s
   for (int64_t u = 0; u <= p; ++u) {
     const double weight = std::exp(scores[u] - largest);
     total += weight;
-    for (int i = 0; i < c.head_dim; ++i)
-      o[i] += weight * stored(c.type, in.v[s].view().row<float>(u)[first + i]);
+    for (int i = 0; i < c.head_dim; ++i) o[i] += weight * v[s].view().row<float>(u)[first + i];
   }
   for (double& x : o) x /= total;
   return o;
@@ -39,6 +38,7 @@ TEST_P(Attention, OfTheReferenceIsSoftmaxOverTheAllowedTokens) {
   const PagesCase& c = GetParam();
   Random random(1);
   const PagesInputs in = pages_inputs(random, c);
+  const Streams k = stored(c, in.k), v = stored(c, in.v);
   const Crowd crowd(random, c.lengths, c.page);
   const PagesMemory memory(c, crowd);
   const auto reference = open_reference();
@@ -52,8 +52,8 @@ TEST_P(Attention, OfTheReferenceIsSoftmaxOverTheAllowedTokens) {
       const int32_t* list = out.lists[s].view().row<int32_t>(p) + g * c.selection.top;
       const int32_t count = out.counts[s].view().row<int32_t>(p)[g];
       const std::vector<int32_t> blocks(list, list + std::max(count, 0));
-      const auto dense = softmax(c, in, s, p, h, {});
-      const auto chosen = softmax(c, in, s, p, h, blocks);
+      const auto dense = softmax(c, in, k, v, s, p, h, {});
+      const auto chosen = softmax(c, in, k, v, s, p, h, blocks);
       for (int i = 0; i < c.head_dim; ++i) {
         const int64_t column = h * c.head_dim + i;
         const double gate = in.gate[s].view().row<float>(p)[column];

@@ -62,22 +62,27 @@ TEST_F(ContractDeathTest, HoldsSequencesAndPagesTogether) {
   starts.view().as<int32_t>()[1] = 3;
   Sequences sequences{.positions = ids_, .starts = starts, .page_table = table, .slots = slots};
   Tensor pool(DType::f32, {4096});
-  KvPages pages{.field = {.data = reinterpret_cast<std::byte*>(pool.view().as<float>()),
-                          .stride = 4 * 4096,
-                          .type = DType::f32},
-                .kv_heads = 1,
-                .head_dim = 8,
-                .page = 64};
+  KvPages pages{
+      .field = {.data = reinterpret_cast<std::byte*>(pool.view().as<float>()), .stride = 4 * 4096},
+      .kv_heads = 1,
+      .head_dim = 8,
+      .page = 64};
   kv_append(*device_, sequences, x_, x_, pages);
   EXPECT_DEATH(kv_append(*device_, sequences, x_, y_, pages), "kv_append: axis 1 of v is 5");
   pages.kv_heads = 2;
   EXPECT_DEATH(attention(*device_, sequences, x_, pages, {}, {}, 1, {}, x_),
                "2 kv heads of size 8");
   pages.kv_heads = 8;
-  EXPECT_DEATH(kv_append(*device_, sequences, x_, x_, pages), "holds 8192 elements");
+  EXPECT_DEATH(kv_append(*device_, sequences, x_, x_, pages),
+               "are 16384 bytes apart and take 32768");
   pages.kv_heads = 1;
-  pages.field.type = DType::f16;
-  EXPECT_DEATH(kv_append(*device_, sequences, x_, x_, pages), "are f16, expected f32 or bf16");
+  pages.field.stride = 4 * 4096 + 2;
+  EXPECT_DEATH(kv_append(*device_, sequences, x_, x_, pages), "are 16386 bytes apart");
+  pages.field.stride = 4 * 4096;
+  const Tensor frames(DType::f32, {1});
+  pages.frames = frames.view();
+  EXPECT_DEATH(kv_append(*device_, sequences, x_, x_, pages), "frames is f32");
+  pages.frames = {};
   sequences.starts = ids_;
   EXPECT_DEATH(kv_append(*device_, sequences, x_, x_, pages),
                "axis 0 of starts is 3, expected.* 2");

@@ -223,6 +223,99 @@ TEST_P(Pages, OfTheSameTokensStayAsTheyAre) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, Pages, testing::ValuesIn(pages_cases()), name_of_case);
 
+/// A page of one head with one token, and that token as the page gives it back: through attention
+/// to that token alone, which is its value.
+std::vector<float> round_trip(Device& device, KvType type, const std::vector<float>& x) {
+  const auto d = static_cast<int>(x.size());
+  const PagesCase c{.name = "",
+                    .heads = 1,
+                    .kv_heads = 1,
+                    .head_dim = d,
+                    .page = 16,
+                    .fine = windows(8, 4),
+                    .coarse = windows(32, 16),
+                    .selection = {},
+                    .lengths = {1},
+                    .type = type};
+  Random random(7);
+  const Crowd crowd(random, c.lengths, c.page);
+  const PagesMemory memory(c, crowd);
+  const Step step = crowd.step({{0, 0, 1}});
+  const Tensor v(DType::f32, {1, d}), zero(DType::f32, {1, d}), o(DType::f32, {1, d});
+  std::ranges::copy(x, v.view().as<float>());
+  kv_append(device, step.sequences(), zero, v, memory.pages);
+  attention(device, step.sequences(), zero, memory.pages, {}, {}, 1, {}, o);
+  return {o.view().as<float>(), o.view().as<float>() + d};
+}
+
+float largest_of(const std::vector<float>& x, size_t first, size_t count) {
+  float largest = 0;
+  for (size_t i = first; i < std::min(x.size(), first + count); ++i)
+    largest = std::max(largest, std::abs(x[i]));
+  return largest;
+}
+
+// Half a step, and what rounding the scale to f16 adds: of int8 the largest magnitude of the head
+// is 127 steps, of int4 the range of a group is 15.
+TEST(PagesRoundTrip, IsWithinHalfAStep) {
+  Random random(5);
+  for (const Target& target : targets()) {
+    Opened opened(target);
+    for (const KvType type : {KvType::int8, KvType::int4})
+      for (const int d : {1, 5, 16, 31, 32, 33, 64, 128, 130})
+        for (const float size : {1e-6f, 1e-3f, 1.0f, 300.0f}) {
+          SCOPED_TRACE(
+              fmt::format("{}, {}, head size {}, {}", target.name, name_of(type), d, size));
+          std::vector<float> x(static_cast<size_t>(d));
+          for (float& value : x) value = size * (random.normal() + 3);
+          x[0] *= 8;
+          const std::vector<float> y = round_trip(opened.device(), type, x);
+          const size_t group = type == KvType::int8 ? x.size() : 32;
+          for (size_t i = 0; i < x.size(); ++i) {
+            const float largest = largest_of(x, i / group * group, group);
+            const float step = type == KvType::int8 ? largest / 127 : largest * 2 / 15;
+            // f16 is exact to 2^-11, and to 2^-25 below 2^-14; a scale counts 127 or 15 times.
+            ASSERT_NEAR(x[i], y[i], 0.5f * step + largest * 0x1p-10f + 128 * 0x1p-25f) << i;
+          }
+        }
+  }
+}
+
+// Zero, and what all channels share, come back as they were; so do numbers on the grid.
+TEST(PagesRoundTrip, KeepsWhatTheGridHolds) {
+  for (const Target& target : targets()) {
+    SCOPED_TRACE(target.name);
+    Opened opened(target);
+    for (const KvType type : kKvTypes) {
+      const std::vector<float> zero(64, 0.0f);
+      EXPECT_EQ(round_trip(opened.device(), type, zero), zero);
+      std::vector<float> whole(64);
+      for (size_t i = 0; i < whole.size(); ++i) whole[i] = static_cast<float>(i % 16);
+      if (type == KvType::int8) whole[3] = -127;
+      EXPECT_EQ(round_trip(opened.device(), type, whole), whole);
+    }
+    EXPECT_EQ(round_trip(opened.device(), KvType::int4, std::vector<float>(64, 0.5f)),
+              std::vector<float>(64, 0.5f));
+  }
+}
+
+// What has no code spoils its group and no other.
+TEST(PagesRoundTrip, OfWhatIsNotFiniteIsNan) {
+  for (const Target& target : targets()) {
+    SCOPED_TRACE(target.name);
+    Opened opened(target);
+    for (const float bad : {std::nanf(""), -std::nanf(""), HUGE_VALF, -HUGE_VALF, 1e30f, -1e30f}) {
+      std::vector<float> x(80, 1.0f);
+      x[33] = bad;
+      for (const KvType type : {KvType::int8, KvType::int4}) {
+        const std::vector<float> y = round_trip(opened.device(), type, x);
+        for (size_t i = 0; i < y.size(); ++i)
+          EXPECT_EQ(std::isnan(y[i]), type == KvType::int8 || i / 32 == 1) << bad << ", " << i;
+      }
+    }
+  }
+}
+
 // In a build with assertions a replay that gives other bits ends the program.
 TEST(PagesDeathTest, OfOtherTokensEndTheProgram) {
   if (!kAssertions) GTEST_SKIP() << "a build without assertions";

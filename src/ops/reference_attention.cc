@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <numeric>
 
@@ -12,15 +13,9 @@ namespace {
 
 constexpr double kNone = -std::numeric_limits<double>::infinity();
 
-float load(DType type, const std::byte* data, int64_t i) {
-  return type == DType::f32 ? reinterpret_cast<const float*>(data)[i]
-                            : bf16_to_f32(reinterpret_cast<const uint16_t*>(data)[i]);
-}
-
 /// Stores an element, or, where it is `kept`, asserts that it is there.
 template <class T>
-void put(std::byte* data, int64_t i, T value, bool kept) {
-  T& place = reinterpret_cast<T*>(data)[i];
+void put(T& place, T value, bool kept) {
   if (!kept) {
     place = value;
   } else {
@@ -29,62 +24,131 @@ void put(std::byte* data, int64_t i, T value, bool kept) {
   }
 }
 
-void store(DType type, std::byte* data, int64_t i, float value, bool kept) {
-  if (type == DType::f32) {
-    put(data, i, value, kept);
-  } else {
-    put(data, i, f32_to_bf16(value), kept);
-  }
-}
-
 /// The pool page that holds page index `index` of sequence b.
 int64_t pool_page(const Sequences& sequences, int64_t b, int64_t index) {
   return sequences.page_table.row<int32_t>(b)[index];
 }
 
-/// Where the keys and values of page index `index` of sequence b lie.
-std::byte* page_of(const Sequences& sequences, const KvPages& pages, int64_t b, int64_t index) {
-  return pages.frame(pool_page(sequences, b, index));
+/// The keys, or the values, of the tokens of one kv head and page.
+struct Stored {
+  const KvPages& pages;
+  uint16_t* grid;    ///< [grid_rows][page_lanes]
+  std::byte* codes;  ///< [code_rows][tokens] of keys, [tokens][code_rows] of values
+  bool keys;
+
+  int64_t place(int64_t row, int64_t t) const {
+    return keys ? row * pages.page_lanes() + t : t * pages.code_rows() + row;
+  }
+  template <class T>
+  T& code(int64_t row, int64_t t) const {
+    return reinterpret_cast<T*>(codes)[place(row, t)];
+  }
+  uint16_t& scale(int64_t group, int64_t t) const { return grid[group * pages.page_lanes() + t]; }
+  uint16_t& minimum(int64_t group, int64_t t) const { return scale(pages.groups() + group, t); }
+  /// Which code row holds channel c of int4, and whether in the high nibble.
+  int64_t int4_row(int64_t c) const { return c / kInt4Group * 16 + c % 16; }
+  static bool int4_high(int64_t c) { return c % kInt4Group >= 16; }
+
+  /// All channels of token t.
+  std::vector<float> load(int64_t t) const;
+  /// Stores all channels of token t.
+  void store(int64_t t, const float* x, bool kept) const;
+};
+
+Stored stored(const Sequences& sequences, const KvPages& pages, int64_t b, int64_t g, int64_t u,
+              bool keys) {
+  const KvHead head = pages.head(pool_page(sequences, b, u / pages.page), g);
+  return keys ? Stored{pages, head.key_grid, head.keys, true}
+              : Stored{pages, head.value_grid, head.values, false};
 }
 
-/// Where the compressed keys of page index `index` of sequence b lie.
-std::byte* page_of(const Sequences& sequences, const CompressedKeys& keys, int64_t b,
-                   int64_t index) {
-  return keys.field.data + pool_page(sequences, b, index) * keys.field.stride;
+std::vector<float> Stored::load(int64_t t) const {
+  std::vector<float> x(static_cast<size_t>(pages.head_dim));
+  const auto d = static_cast<int64_t>(x.size());
+  if (pages.type == KvType::f32)
+    for (int64_t c = 0; c < d; ++c) x[c] = code<float>(c, t);
+  if (pages.type == KvType::bf16)
+    for (int64_t c = 0; c < d; ++c) x[c] = bf16_to_f32(code<uint16_t>(c, t));
+  for (int64_t group = 0; group < pages.groups(); ++group) {
+    const bool int8 = pages.type == KvType::int8;
+    const KvGrid numbers{.scale = f16_to_f32(scale(group, t)),
+                         .minimum = int8 ? 0 : f16_to_f32(minimum(group, t))};
+    const int64_t first = group * pages.group();
+    for (int64_t c = first; c < std::min<int64_t>(d, first + pages.group()); ++c) {
+      const int nibbles = int8 ? 0 : code<uint8_t>(int4_row(c), t);
+      x[c] = numbers.value(int8 ? code<int8_t>(c, t) : int4_high(c) ? nibbles >> 4 : nibbles & 15);
+    }
+  }
+  return x;
 }
 
-/// Element c of the key, or of the value, at position u: its place in the page of u.
-int64_t key_place(const KvPages& pages, int64_t g, int64_t u, int64_t c) {
-  return g * pages.head_elements() + c * pages.page_lanes() + u % pages.page;
-}
-int64_t value_place(const KvPages& pages, int64_t g, int64_t u, int64_t c) {
-  return g * pages.head_elements() + static_cast<int64_t>(pages.head_dim) * pages.page_lanes() +
-         u % pages.page * pages.head_dim + c;
+void Stored::store(int64_t t, const float* x, bool kept) const {
+  const int64_t d = pages.head_dim;
+  if (pages.type == KvType::f32)
+    for (int64_t c = 0; c < d; ++c) put(code<float>(c, t), x[c], kept);
+  if (pages.type == KvType::bf16)
+    for (int64_t c = 0; c < d; ++c) put(code<uint16_t>(c, t), f32_to_bf16(x[c]), kept);
+  for (int64_t group = 0; group < pages.groups(); ++group) {
+    const int64_t first = group * pages.group();
+    const int64_t last = std::min<int64_t>(d, first + pages.group());
+    const KvGrid numbers = grid_of(pages.type, x + first, last - first);
+    const auto code_at = [&](int64_t c) {
+      return c < last ? code_of(pages.type, numbers, numbers.inverse(), x[c]) : 0;
+    };
+    put(scale(group, t), f32_to_f16(numbers.scale), kept);
+    if (pages.type == KvType::int8) {
+      for (int64_t c = first; c < last; ++c)
+        put(code<int8_t>(c, t), static_cast<int8_t>(code_at(c)), kept);
+    } else {
+      put(minimum(group, t), f32_to_f16(numbers.minimum), kept);
+      for (int64_t c = first; c < first + 16; ++c)
+        put(code<uint8_t>(int4_row(c), t), static_cast<uint8_t>(code_at(c) | code_at(c + 16) << 4),
+            kept);
+    }
+  }
 }
 
 /// q.K_u for the key at position u.
 double key_product(const Sequences& sequences, const KvPages& pages, int64_t b, int64_t g,
                    int64_t u, const float* q) {
-  const std::byte* page = page_of(sequences, pages, b, u / pages.page);
+  const std::vector<float> key = stored(sequences, pages, b, g, u, true).load(u % pages.page);
   double sum = 0;
-  for (int64_t c = 0; c < pages.head_dim; ++c)
-    sum += static_cast<double>(q[c]) * load(pages.field.type, page, key_place(pages, g, u, c));
+  for (int64_t c = 0; c < pages.head_dim; ++c) sum += static_cast<double>(q[c]) * key[c];
   return sum;
 }
 
 /// o += weight * V_u for the value at position u.
 void add_value(const Sequences& sequences, const KvPages& pages, int64_t b, int64_t g, int64_t u,
                double weight, std::vector<double>& o) {
-  const std::byte* page = page_of(sequences, pages, b, u / pages.page);
-  for (int64_t c = 0; c < pages.head_dim; ++c)
-    o[c] += weight * load(pages.field.type, page, value_place(pages, g, u, c));
+  const std::vector<float> value = stored(sequences, pages, b, g, u, false).load(u % pages.page);
+  for (int64_t c = 0; c < pages.head_dim; ++c) o[c] += weight * value[c];
 }
 
-/// Place of element c of window j in the page in which it ends.
-int64_t window_place(const KvPages& pages, const CompressedKeys& keys, int64_t g, int64_t j,
-                     int64_t c) {
-  const int64_t entry = j - keys.first_window(keys.page_of(j, pages.page), pages.page);
-  return (g * keys.capacity(pages.page) + entry) * pages.head_dim + c;
+/// Window j of kv head g, in the page in which it ends.
+struct Window {
+  DType type;
+  std::byte* data;
+
+  float at(int64_t c) const {
+    return type == DType::f32 ? reinterpret_cast<const float*>(data)[c]
+                              : bf16_to_f32(reinterpret_cast<const uint16_t*>(data)[c]);
+  }
+  void store(int64_t c, float x, bool kept) const {
+    if (type == DType::f32) {
+      put(reinterpret_cast<float*>(data)[c], x, kept);
+    } else {
+      put(reinterpret_cast<uint16_t*>(data)[c], f32_to_bf16(x), kept);
+    }
+  }
+};
+
+Window window_of(const Sequences& sequences, const KvPages& pages, const CompressedKeys& keys,
+                 int64_t b, int64_t g, int64_t j) {
+  const int64_t page = keys.page_of(j, pages.page);
+  const int64_t entry = j - keys.first_window(page, pages.page);
+  const DType type = index_type(pages.type);
+  return {type, keys.field.data + pool_page(sequences, b, page) * keys.field.stride +
+                    (g * keys.capacity(pages.page) + entry) * pages.head_dim * size_of(type)};
 }
 
 /// Whether all keys of window j have a frame.
@@ -98,11 +162,9 @@ bool has_frames(const Sequences& sequences, const KvPages& pages, const Compress
 /// head_dim^-1/2 q.k_j.
 double window_score(const Sequences& sequences, const float* q, const KvPages& pages,
                     const CompressedKeys& keys, int64_t b, int64_t g, int64_t j) {
-  const std::byte* page = page_of(sequences, keys, b, keys.page_of(j, pages.page));
+  const Window window = window_of(sequences, pages, keys, b, g, j);
   double sum = 0;
-  for (int64_t c = 0; c < pages.head_dim; ++c)
-    sum +=
-        static_cast<double>(q[c]) * load(keys.field.type, page, window_place(pages, keys, g, j, c));
+  for (int64_t c = 0; c < pages.head_dim; ++c) sum += static_cast<double>(q[c]) * window.at(c);
   return sum / std::sqrt(static_cast<double>(pages.head_dim));
 }
 
@@ -169,13 +231,10 @@ void kv_append(Device&, const Sequences& sequences, In k, In v, const KvPages& p
       const int64_t p = sequences.positions.as<int32_t>()[t];
       const bool kept = p < sequences.kept_of(b);
       if (kept && !pages.mapped(pool_page(sequences, b, p / pages.page))) continue;
-      std::byte* page = page_of(sequences, pages, b, p / pages.page);
       for (int64_t g = 0; g < pages.kv_heads; ++g)
-        for (int64_t c = 0; c < pages.head_dim; ++c) {
-          const int64_t from = g * pages.head_dim + c;
-          store(pages.field.type, page, key_place(pages, g, p, c), k.row<float>(t)[from], kept);
-          store(pages.field.type, page, value_place(pages, g, p, c), v.row<float>(t)[from], kept);
-        }
+        for (const bool keys : {true, false})
+          stored(sequences, pages, b, g, p, keys)
+              .store(p % pages.page, (keys ? k : v).row<float>(t) + g * pages.head_dim, kept);
     }
 }
 
@@ -189,16 +248,15 @@ void compress_keys(Device&, const Sequences& sequences, const KvPages& pages,
     for (int64_t j = keys.windows(first); j < keys.windows(first + count); ++j) {
       const bool kept = j < keys.windows(sequences.kept_of(b));
       if (kept && !has_frames(sequences, pages, keys, b, j)) continue;
-      std::byte* page = page_of(sequences, keys, b, keys.page_of(j, pages.page));
-      for (int64_t g = 0; g < pages.kv_heads; ++g)
-        for (int64_t c = 0; c < pages.head_dim; ++c) {
-          float sum = 0;
-          for (int64_t u = j * keys.stride; u < j * keys.stride + keys.size; ++u)
-            sum += load(pages.field.type, page_of(sequences, pages, b, u / pages.page),
-                        key_place(pages, g, u, c));
-          const float mean = sum * (1.0f / static_cast<float>(keys.size));
-          store(keys.field.type, page, window_place(pages, keys, g, j, c), mean, kept);
-        }
+      for (int64_t g = 0; g < pages.kv_heads; ++g) {
+        const Window window = window_of(sequences, pages, keys, b, g, j);
+        std::vector<float> sum(static_cast<size_t>(pages.head_dim));
+        for (int64_t u = j * keys.stride; u < j * keys.stride + keys.size; ++u)
+          std::ranges::transform(sum, stored(sequences, pages, b, g, u, true).load(u % pages.page),
+                                 sum.begin(), std::plus());
+        for (int64_t c = 0; c < pages.head_dim; ++c)
+          window.store(c, sum[c] * (1.0f / static_cast<float>(keys.size)), kept);
+      }
     }
   }
 }

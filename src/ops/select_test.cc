@@ -99,10 +99,10 @@ class Select : public testing::TestWithParam<PagesCase> {};
 
 /// The scores of InfLLM-V2 from the streams themselves: windows, masks and pooling written out for
 /// every block.
-std::vector<double> scores_of_streams(const PagesCase& c, const PagesInputs& in, int64_t s,
-                                      int64_t p, int g) {
+std::vector<double> scores_of_streams(const PagesCase& c, const PagesInputs& in, const Streams& k,
+                                      int64_t s, int64_t p, int g) {
   const auto round = [&](float x) {
-    return c.type == DType::bf16 ? bf16_to_f32(f32_to_bf16(x)) : x;
+    return c.type == KvType::f32 ? x : bf16_to_f32(f32_to_bf16(x));
   };
   const auto products = [&](const CompressedKeys& keys, int h) {
     std::vector<double> all;
@@ -111,7 +111,7 @@ std::vector<double> scores_of_streams(const PagesCase& c, const PagesInputs& in,
       for (int i = 0; i < c.head_dim; ++i) {
         float mean = 0;
         for (int64_t u = first; u < first + keys.size; ++u)
-          mean += round(in.k[s].view().row<float>(u)[g * c.head_dim + i]);
+          mean += k[s].view().row<float>(u)[g * c.head_dim + i];
         mean = round(mean * (1.0f / static_cast<float>(keys.size)));
         product += static_cast<double>(in.q[s].view().row<float>(p)[h * c.head_dim + i]) * mean;
       }
@@ -148,10 +148,11 @@ TEST_P(Select, ScoresOfTheReferenceAreThoseOfTheFormula) {
   const PagesInputs in = pages_inputs(random, c);
   const Crowd crowd(random, c.lengths, c.page);
   const Filled filled(c, in, crowd);
+  const Streams k = stored(c, in.k);
   for_each_query(filled, [&](int64_t b, int64_t t, int64_t p, int g) {
     if (p % 11 != 0 && (p + 1) % c.page > 1) return;
     const int64_t s = filled.step.pieces[b].sequence;
-    const auto expected = scores_of_streams(c, in, s, p, g);
+    const auto expected = scores_of_streams(c, in, k, s, p, g);
     const auto scores =
         reference::block_scores(filled.step.sequences(), filled.q, filled.memory.pages,
                                 filled.memory.fine, filled.memory.coarse, b, t, g);

@@ -299,18 +299,17 @@ inline testing::AssertionResult close(const Streams& a, const Streams& b, double
 }
 
 /// A pool of one paged field: the pages of a crowd are zero, all else (other pages, the gaps
-/// between) is NaN.
+/// between) is NaN in any type.
 struct Field {
-  Field(const Crowd& crowd, DType type, int64_t elements) {
-    paged = {.data = nullptr, .stride = (elements * size_of(type) + 127) / 64 * 64, .type = type};
+  Field(const Crowd& crowd, int64_t page_bytes) {
+    paged = {.data = nullptr, .stride = (page_bytes + 127) / 64 * 64};
     bytes = crowd.pool_pages() * paged.stride;
     storage = allocate(bytes);
     paged.data = storage.get();
     std::memset(paged.data, 0xFF, static_cast<size_t>(bytes));
     for (const auto& pages : crowd.pages())
       for (const int32_t page : pages)
-        std::memset(paged.data + page * paged.stride, 0,
-                    static_cast<size_t>(elements * size_of(type)));
+        std::memset(paged.data + page * paged.stride, 0, static_cast<size_t>(page_bytes));
   }
   bool operator==(const Field& other) const {
     return std::memcmp(paged.data, other.paged.data, static_cast<size_t>(bytes)) == 0;

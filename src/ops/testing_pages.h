@@ -13,22 +13,20 @@ struct PagesCase {
   CompressedKeys fine, coarse;  ///< sizes and strides
   Selection selection;
   std::vector<int64_t> lengths;
-  DType type = DType::f32;
+  KvType type = KvType::f32;
   float size = 1;  ///< deviation of q
 
   float scale() const { return 1 / std::sqrt(static_cast<float>(head_dim)); }
 };
 
-inline CompressedKeys windows(int size, int stride) {
-  return {.field = {}, .size = size, .stride = stride};
-}
+inline CompressedKeys windows(int size, int stride) { return {.size = size, .stride = stride}; }
 
 /// Head counts, head and page sizes, windows that do not divide the page, sequences on both sides
 /// of every edge.
 inline std::vector<PagesCase> pages_cases() {
   std::vector<PagesCase> all;
-  for (const DType type : {DType::f32, DType::bf16}) {
-    const std::string suffix = type == DType::f32 ? "_f32" : "_bf16";
+  for (const KvType type : kKvTypes) {
+    const std::string suffix = fmt::format("_{}", name_of(type));
     all.push_back({"tiny" + suffix,
                    4,
                    2,
@@ -81,6 +79,19 @@ inline std::vector<PagesCase> pages_cases() {
                    {260, 65},
                    type});
   }
+  // Head sizes that groups of 32 do not divide: less than half of one, one and a half, and odd.
+  for (const KvType type : {KvType::int8, KvType::int4})
+    for (const int head_dim : {12, 48, 33})
+      all.push_back({fmt::format("head{}_{}", head_dim, name_of(type)),
+                     4,
+                     2,
+                     head_dim,
+                     15,
+                     windows(10, 5),
+                     windows(40, 20),
+                     {1, 1, 3},
+                     {100, 31, 3},
+                     type});
   all.push_back({"wide_group", 20, 1, 8, 16, windows(8, 4), windows(32, 16), {1, 1, 4}, {150, 40}});
   all.push_back({"peaked",
                  4,
@@ -91,7 +102,7 @@ inline std::vector<PagesCase> pages_cases() {
                  windows(32, 16),
                  {1, 2, 5},
                  {200, 40},
-                 DType::f32,
+                 KvType::f32,
                  60});
   return all;
 }
@@ -120,15 +131,48 @@ inline PagesInputs pages_inputs(Random& random, const PagesCase& c) {
   return in;
 }
 
+/// What a group of channels becomes in pages of `type`, from the definition of its codes.
+inline void round_group(KvType type, float* x, int64_t n) {
+  const auto f16 = [](float v) { return f16_to_f32(f32_to_f16(v)); };
+  const auto [low, high] = std::minmax_element(x, x + n);
+  const float minimum = type == KvType::int8 ? 0 : f16(*low);
+  const float scale =
+      type == KvType::int8 ? f16(std::max(-*low, *high) / 127) : f16((*high - *low) / 15);
+  const float least = type == KvType::int8 ? -127 : 0, most = type == KvType::int8 ? 127 : 15;
+  const float inverse = scale == 0 ? 0 : 1 / scale;
+  for (int64_t i = 0; i < n; ++i) {
+    const float code = std::clamp(std::nearbyint((x[i] - minimum) * inverse), least, most);
+    x[i] = scale * code + minimum;
+  }
+}
+
+/// Keys or values as pages of the case's type give them back.
+inline Streams stored(const PagesCase& c, const Streams& from) {
+  Streams to;
+  for (const Tensor& stream : from) {
+    const Tensor& copy = to.emplace_back(copy_of(stream));
+    for (int64_t t = 0; t < copy.view().dim[0]; ++t)
+      for (int64_t g = 0; g < c.kv_heads; ++g) {
+        float* x = copy.view().row<float>(t) + g * c.head_dim;
+        if (c.type == KvType::bf16)
+          for (int i = 0; i < c.head_dim; ++i) x[i] = bf16_to_f32(f32_to_bf16(x[i]));
+        if (c.type == KvType::int8) round_group(c.type, x, c.head_dim);
+        for (int i = 0; i < c.head_dim && c.type == KvType::int4; i += 32)
+          round_group(c.type, x + i, std::min(32, c.head_dim - i));
+      }
+  }
+  return to;
+}
+
 /// The pools of one layer for a crowd.
 struct PagesMemory {
   PagesMemory(const PagesCase& c, const Crowd& crowd)
-      : pages{.field = {}, .kv_heads = c.kv_heads, .head_dim = c.head_dim, .page = c.page},
+      : pages{.type = c.type, .kv_heads = c.kv_heads, .head_dim = c.head_dim, .page = c.page},
         fine(c.fine),
         coarse(c.coarse),
-        kv(crowd, c.type, pages.page_elements()),
-        fine_field(crowd, c.type, elements(fine)),
-        coarse_field(crowd, c.type, elements(coarse)) {
+        kv(crowd, pages.page_bytes()),
+        fine_field(crowd, page_bytes(fine, pages)),
+        coarse_field(crowd, page_bytes(coarse, pages)) {
     pages.field = kv.paged;
     fine.field = fine_field.paged;
     coarse.field = coarse_field.paged;
@@ -140,9 +184,6 @@ struct PagesMemory {
   CompressedKeys fine, coarse;
 
  private:
-  int64_t elements(const CompressedKeys& keys) const {
-    return static_cast<int64_t>(pages.kv_heads) * keys.capacity(pages.page) * pages.head_dim;
-  }
   Field kv, fine_field, coarse_field;
 };
 

@@ -39,6 +39,16 @@ void read_environment(CLI::App& command) {
   }
 }
 
+KvType kv_type(const std::string& name) {
+  if (name == "auto") return KvType::bf16;
+  std::string names = "auto";
+  for (const KvType type : kKvTypes) {
+    if (name == name_of(type)) return type;
+    names += ", " + std::string(name_of(type));
+  }
+  throw UsageError(fmt::format("--kv is \"{}\"; expected one of {}", name, names));
+}
+
 void ModelOptions::add_to(CLI::App& command) {
   command.add_option("model", model, "Hugging Face model directory or .gguf file")->required();
   command.add_option("--backend", backend, "cpu, or reference: plain loops in double")
@@ -48,7 +58,9 @@ void ModelOptions::add_to(CLI::App& command) {
       ->capture_default_str();
   command.add_option("--compute", compute, "type of activations in matmuls: auto, f32, bf16, int8")
       ->capture_default_str();
-  command.add_option("--kv", kv, "type of keys and values in the cache: auto (bf16), f32, bf16")
+  command
+      .add_option("--kv", kv,
+                  "type of keys and values in the cache: auto (bf16), f32, bf16, int8, int4")
       ->capture_default_str();
   command
       .add_option("--sparse", sparse, "which tokens attend sparsely: always, per-query, hf, dense")
@@ -69,8 +81,7 @@ RunOptions ModelOptions::run_options() const {
                                      {"f32", ComputeMode::f32},
                                      {"bf16", ComputeMode::bf16},
                                      {"int8", ComputeMode::int8}});
-  run.kv = choose<DType>("--kv", kv,
-                         {{"auto", DType::bf16}, {"f32", DType::f32}, {"bf16", DType::bf16}});
+  run.kv = kv_type(kv);
   run.sparse = choose<SparsePolicy>("--sparse", sparse,
                                     {{"always", SparsePolicy::always},
                                      {"per-query", SparsePolicy::per_query},

@@ -12,6 +12,9 @@ namespace sala {
 /// Gives every option of `command` its environment variable: --top-p is SALA_TOP_P, -n is SALA_N.
 void read_environment(CLI::App& command);
 
+/// The type of keys and values that --kv names: auto is bf16. Throws UsageError for others.
+KvType kv_type(const std::string& name);
+
 /// The options of every command that computes with a model.
 struct ModelOptions {
   std::string model{};

@@ -10,7 +10,7 @@ namespace sala {
 namespace {
 
 struct InspectCommand {
-  std::string model, kv = "bf16";
+  std::string model, kv = "auto";
   int64_t context = 0;
   bool json = false;
 
@@ -68,8 +68,7 @@ void print_table(const Json& out) {
 void InspectCommand::run() const {
   const ModelFiles files = open_model(model, OpenText::no);
   const ModelConfig& c = files.config;
-  if (kv != "f32" && kv != "bf16")
-    throw UsageError(fmt::format("--kv is \"{}\"; expected f32 or bf16", kv));
+  const KvType type = kv_type(kv);
   const int64_t tokens = context > 0 ? context : c.trained_context > 0 ? c.trained_context : 4096;
 
   int64_t parameters = 0, bytes = 0;
@@ -79,7 +78,7 @@ void InspectCommand::run() const {
     bytes += static_cast<int64_t>(tensor.bytes.size());
     types[std::string(name_of(tensor.type))] += static_cast<int64_t>(tensor.bytes.size());
   }
-  const auto specs = cache_specs(c, kv == "f32" ? DType::f32 : DType::bf16);
+  const auto specs = cache_specs(c, type);
   Json layers = Json::array();
   for (size_t i = 0; i < specs.size(); ++i) {
     const std::string prefix = fmt::format("model.layers.{}.", i);
@@ -103,7 +102,7 @@ void InspectCommand::run() const {
               {"tied", c.tied},
               {"context", tokens},
               {"trained_context", c.trained_context},
-              {"kv_type", kv},
+              {"kv_type", name_of(type)},
               {"page", c.page()},
               {"memory", memory_json(memory_of(specs, c.page(), tokens))},
               {"layers", layers}};
@@ -130,7 +129,9 @@ void add_inspect(CLI::App& app) {
       .add_option("--ctx", inspect->context,
                   "tokens of context [default: what the model was trained for]")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
-  command.add_option("--kv", inspect->kv, "type of keys and values in the cache: f32, bf16")
+  command
+      .add_option("--kv", inspect->kv,
+                  "type of keys and values in the cache: auto (bf16), f32, bf16, int8, int4")
       ->capture_default_str();
   command.add_flag("--json", inspect->json, "print one JSON object");
   read_environment(command);

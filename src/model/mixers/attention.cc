@@ -9,33 +9,30 @@
 namespace sala {
 namespace {
 
-KvPages kv_layout(const ModelConfig& config) {
-  return {.field = {},
+KvPages kv_layout(const ModelConfig& config, KvType type) {
+  return {.type = type,
           .kv_heads = config.attention.kv_heads,
           .head_dim = config.attention.head_dim,
           .page = config.page()};
 }
 
 CompressedKeys fine_layout(const SparseConfig& s) {
-  return {.field = {}, .size = s.kernel_size, .stride = s.kernel_stride};
+  return {.size = s.kernel_size, .stride = s.kernel_stride};
 }
 CompressedKeys coarse_layout(const SparseConfig& s) {
-  return {.field = {}, .size = 4 * s.kernel_size, .stride = 4 * s.kernel_stride};
+  return {.size = 4 * s.kernel_size, .stride = 4 * s.kernel_stride};
 }
 
-Paged paged(const FieldView& view) {
-  return {.data = view.data, .stride = view.stride, .type = view.type};
-}
+Paged paged(const FieldView& view) { return {.data = view.data, .stride = view.stride}; }
 
-CacheSpec attention_memory(const ModelConfig& config, DType kv) {
-  const KvPages pages = kv_layout(config);
+CacheSpec attention_memory(const ModelConfig& config, KvType kv) {
+  const KvPages pages = kv_layout(config, kv);
   CacheSpec spec = {
-      .fields = {{"kv", Field::Growth::paged, Field::Role::kv, kv, pages.page_elements()}}};
+      .fields = {{"kv", Field::Growth::paged, Field::Role::kv, DType::u8, pages.page_bytes()}}};
   if (const auto& sparse = config.attention.sparse) {
     const auto keys = [&](const char* name, const CompressedKeys& level) {
       spec.fields.push_back(
-          {name, Field::Growth::paged, Field::Role::index, kv,
-           int64_t{pages.kv_heads} * level.capacity(pages.page) * pages.head_dim});
+          {name, Field::Growth::paged, Field::Role::index, DType::u8, page_bytes(level, pages)});
     };
     keys("fine_keys", fine_layout(*sparse));
     keys("coarse_keys", coarse_layout(*sparse));
@@ -47,7 +44,7 @@ class Attention final : public Mixer {
  public:
   Attention(const ModelConfig& config, int layer, const std::string& prefix, WeightSource& source)
       : config_(config.attention),
-        pages_(kv_layout(config)),
+        page_(config.page()),
         layer_(layer),
         projections_(config,
                      {.heads = config_.heads,
@@ -70,9 +67,12 @@ class Attention final : public Mixer {
     const int64_t tokens = x.dim[0];
     const auto [q, k, v, gate] =
         projections_.in(step, x, {step.q_cos, step.q_sin}, {step.k_cos, step.k_sin});
-    KvPages pages = pages_;
-    pages.field = paged(memory[0]);
-    pages.frames = memory.frames();
+    const KvPages pages = {.field = paged(memory[0]),
+                           .frames = memory.frames(),
+                           .type = step.kv,
+                           .kv_heads = config_.kv_heads,
+                           .head_dim = config_.head_dim,
+                           .page = page_};
     if (memory.managed()) use_written_pages(step.sequences, pages.page, window(), memory);
     kv_append(step.device, step.sequences, k, v, pages);
 
@@ -116,7 +116,7 @@ class Attention final : public Mixer {
   }
 
   AttentionConfig config_;
-  KvPages pages_;  ///< layout; the field is the memory's
+  int page_;  ///< tokens
   int layer_;
   Projections projections_;
 };

@@ -25,7 +25,7 @@ std::vector<double> decay_slopes(int n) {
   return slopes;
 }
 
-CacheSpec lightning_memory(const ModelConfig& config, DType /*kv*/) {
+CacheSpec lightning_memory(const ModelConfig& config, KvType /*kv*/) {
   const LightningConfig& l = config.lightning;
   const int64_t d = l.head_dim;
   const auto field = [](const char* name, Field::Growth growth, int64_t elements) {

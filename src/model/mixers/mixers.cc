@@ -8,7 +8,7 @@ const MixerType& mixer_type(MixerKind kind) {
   SALA_CHECK(false, "no mixer of kind {}", name_of(kind));
 }
 
-std::vector<CacheSpec> cache_specs(const ModelConfig& config, DType kv) {
+std::vector<CacheSpec> cache_specs(const ModelConfig& config, KvType kv) {
   std::vector<CacheSpec> specs;
   for (const MixerKind kind : config.mixers) specs.push_back(mixer_type(kind).memory(config, kv));
   return specs;
