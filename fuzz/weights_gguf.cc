@@ -9,7 +9,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
     const auto gguf = sala::Gguf::parse(std::as_bytes(std::span(data, size)), "fuzz", nullptr);
     try {
-      take_all(gguf.llama_weights());
+      take_all(gguf.model_weights());
     } catch (const sala::Error&) {
     }
     take_all(sala::WeightSource(gguf.tensors(), "fuzz"));

@@ -131,9 +131,14 @@ GGUF = {kind: ({"gguf": [kind]}, BLOCKS) for kind in ("f32", "f16", "bf16", "q8_
     "mixed": ({"gguf": ["q8_0", "q4_1", "q4_1", "q8_0", "f16", "q4_0", "f32"]}, BLOCKS),
     "mixed_tied": ({"gguf": ["q8_0", "q4_1", "q4_0"]}, BLOCKS | dict(tie_word_embeddings=True)),
     "head_dim_given": ({"gguf": ["q8_0"]}, BLOCKS | dict(head_dim=32)),
+    "llama3_rope": ({"gguf": ["f32"], "tokens": 300}, BLOCKS | dict(rope_scaling=LLAMA3, rope_theta=500.0, head_dim=32)),
+    "linear_rope": ({"gguf": ["f16"]}, BLOCKS | dict(rope_scaling=dict(rope_type="linear", factor=4.0))),
 }
-
-
+QWEN3_GGUF = {
+    "mixed": ({"gguf": ["q8_0", "q4_1", "f16"]}, BLOCKS),
+    "tied": ({"gguf": ["f32"]}, BLOCKS | dict(tie_word_embeddings=True)),
+    "heads_wider_than_hidden": ({"gguf": ["bf16", "q4_0"]}, BLOCKS | dict(head_dim=32, num_attention_heads=6)),
+}
 
 def distance(got, want):
     """The largest relative error of a position."""
@@ -142,13 +147,14 @@ def distance(got, want):
 
 def check(folder, family, name, policies, seed):
     """Runs one configuration; returns (worst relative error, differing choices, list of complaints)."""
-    configurations = {"sala": SALA, "llama": LLAMA, "qwen3": QWEN3, "minicpm": MINICPM, "hypenet": HYPENET, "gguf": GGUF}[family]
+    configurations = {"sala": SALA, "llama": LLAMA, "qwen3": QWEN3, "minicpm": MINICPM, "hypenet": HYPENET,
+                      "llama.gguf": GGUF, "qwen3.gguf": QWEN3_GGUF}[family]
     arguments, fields = configurations[name]
     seed = 1000 * seed + list(configurations).index(name)
     out = pathlib.Path(folder) / f"{family}_{name}_{seed}"
     arguments = {"tokens": 240, "seed": seed} | arguments
-    c, model, ids = make_checkpoint.make(out, "llama" if family == "gguf" else family, **arguments, **fields)
-    path = out / "model.gguf" if family == "gguf" else out
+    c, model, ids = make_checkpoint.make(out, family.removesuffix(".gguf"), **arguments, **fields)
+    path = out / "model.gguf" if family.endswith(".gguf") else out
     worst, ties, complaints = 0.0, 0, []
     for policy in policies:
         want, want_blocks = make_checkpoint.reference(c, model, ids, policy)
@@ -216,7 +222,8 @@ class Parity(unittest.TestCase):
         self.compare("hypenet", list(HYPENET), ["always"])
 
     def test_gguf(self):
-        self.compare("gguf", list(GGUF), ["always"])
+        self.compare("llama.gguf", list(GGUF), ["always"])
+        self.compare("qwen3.gguf", list(QWEN3_GGUF), ["always"])
 
 
 if __name__ == "__main__":

@@ -88,8 +88,9 @@ GgufVocab gguf_vocab(const Gguf& gguf) {
   v.unk = id("tokenizer.ggml.unknown_token_id");
   v.pad = id("tokenizer.ggml.padding_token_id");
   v.eot = id("tokenizer.ggml.eot_token_id");
-  // Files without the flag are older than it: their SentencePiece models want a BOS.
-  v.add_bos = gguf.boolean("tokenizer.ggml.add_bos_token", v.model == "llama");
+  // Where the flag is absent the kind of vocabulary decides.
+  if (gguf.has("tokenizer.ggml.add_bos_token"))
+    v.add_bos = gguf.boolean("tokenizer.ggml.add_bos_token", false);
   v.add_eos = gguf.boolean("tokenizer.ggml.add_eos_token", false);
   v.add_space_prefix = gguf.boolean("tokenizer.ggml.add_space_prefix", true);
   return v;
@@ -97,7 +98,7 @@ GgufVocab gguf_vocab(const Gguf& gguf) {
 
 ModelFiles open_gguf(const fs::path& path, OpenText text) {
   const Gguf gguf = Gguf::open(path);
-  ModelFiles files{.path = path, .config = gguf_config(gguf), .weights = gguf.llama_weights()};
+  ModelFiles files{.path = path, .config = gguf_config(gguf), .weights = gguf.model_weights()};
   files.sampling = family_defaults(files.config.family);
   files.stop = files.config.eos;
   if (text == OpenText::yes && gguf.has("tokenizer.ggml.model")) {

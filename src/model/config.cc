@@ -5,7 +5,6 @@
 #include <cstdlib>
 
 #include "base/error.h"
-#include "weights/gguf.h"
 
 namespace sala {
 namespace {
@@ -112,7 +111,7 @@ void read_longrope(const Keys& keys, int64_t max_positions, RopeConfig& rope) {
       fail("{}: key \"{}\" holds {}; expected positive numbers", keys.name(), key, value.dump());
     rope.factors.push_back(value.get<double>());
   }
-  rope.type = RopeConfig::Type::longrope;
+  rope.type = RopeConfig::Type::factors;
   const double stretch = static_cast<double>(max_positions) / static_cast<double>(original);
   rope.magnitude = static_cast<float>(
       stretch > 1.0 ? std::sqrt(1.0 + std::log(stretch) / std::log(static_cast<double>(original)))
@@ -339,14 +338,6 @@ constexpr Family kFamilies[] = {{"minicpm_sala", minicpm_sala},
                                 {"qwen3", qwen3},
                                 {"hypenet", hypenet}};
 
-int metadata_extent(const Gguf& gguf, std::string_view key, int64_t otherwise = 0) {
-  const int64_t value = otherwise > 0 ? gguf.integer(key, otherwise) : gguf.integer(key);
-  if (value < 1 || value > kMaxExtent)
-    fail("{}: metadata key \"{}\" is {}; expected 1 to {}", gguf.path().string(), key, value,
-         kMaxExtent);
-  return static_cast<int>(value);
-}
-
 }  // namespace
 
 std::string_view name_of(MixerKind kind) {
@@ -368,7 +359,7 @@ ModelConfig parse_config(const Json& config, const std::string& name) {
   c.family = type;
   for (const int head_dim :
        {c.attention.rope ? c.attention.head_dim : 0, c.lightning.rope ? c.lightning.head_dim : 0})
-    if (c.rope.type == RopeConfig::Type::longrope && head_dim > 0 &&
+    if (c.rope.type == RopeConfig::Type::factors && head_dim > 0 &&
         c.rope.factors.size() != static_cast<size_t>(head_dim / 2))
       fail("{}: rope_scaling has {} factors; expected {}, half the head size", name,
            c.rope.factors.size(), head_dim / 2);
@@ -380,51 +371,6 @@ ModelConfig parse_config(const Json& config, const std::string& name) {
 
 ModelConfig read_config(const std::filesystem::path& path) {
   return parse_config(read_json(path), path.string());
-}
-
-ModelConfig gguf_config(const Gguf& gguf) {
-  const std::string file = gguf.path().string();
-  if (const std::string& type = gguf.text("general.architecture"); type != "llama")
-    fail("{}: metadata key \"general.architecture\" is \"{}\"; supported is \"llama\"", file, type);
-  if (const std::string scaling = gguf.text("llama.rope.scaling.type", "none"); scaling != "none")
-    fail("{}: metadata key \"llama.rope.scaling.type\" is \"{}\"; only \"none\" is supported", file,
-         scaling);
-  ModelConfig c;
-  c.family = "llama";
-  c.hidden = metadata_extent(gguf, "llama.embedding_length");
-  c.intermediate = metadata_extent(gguf, "llama.feed_forward_length");
-  const int layers = metadata_extent(gguf, "llama.block_count");
-  if (layers > kMaxLayers)
-    fail("{}: llama.block_count is {}; expected 1 to {}", file, layers, kMaxLayers);
-  c.mixers.assign(static_cast<size_t>(layers), MixerKind::attention);
-  c.attention.heads = metadata_extent(gguf, "llama.attention.head_count");
-  c.attention.kv_heads = metadata_extent(gguf, "llama.attention.head_count_kv", c.attention.heads);
-  c.attention.head_dim =
-      metadata_extent(gguf, "llama.attention.key_length", c.hidden / c.attention.heads);
-  if (c.attention.heads % c.attention.kv_heads != 0)
-    fail("{}: llama.attention.head_count ({}) is not a multiple of head_count_kv ({})", file,
-         c.attention.heads, c.attention.kv_heads);
-  if (c.attention.head_dim % 2 != 0 ||
-      gguf.integer("llama.rope.dimension_count", c.attention.head_dim) !=
-          static_cast<int64_t>(c.attention.head_dim))
-    fail(
-        "{}: llama.rope.dimension_count differs from the head size {}; partial RoPE is not "
-        "supported",
-        file, c.attention.head_dim);
-  c.norm_eps = static_cast<float>(gguf.real("llama.attention.layer_norm_rms_epsilon"));
-  c.rope.theta = gguf.real("llama.rope.freq_base", 10000.0);
-  c.trained_context = gguf.integer("llama.context_length", 0);
-  c.tied = true;
-  for (const StoredTensor& tensor : gguf.tensors()) {
-    if (tensor.name == "token_embd.weight" && tensor.shape.size() == 2) c.vocab = tensor.shape[0];
-    if (tensor.name == "output.weight") c.tied = false;
-  }
-  if (c.vocab < 1) fail("{}: tensor token_embd.weight is missing or not a matrix", file);
-  if (gguf.has("tokenizer.ggml.bos_token_id"))
-    c.bos = static_cast<int>(gguf.integer("tokenizer.ggml.bos_token_id"));
-  for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"})
-    if (gguf.has(key)) c.eos.push_back(static_cast<int>(gguf.integer(key)));
-  return c;
 }
 
 }  // namespace sala

@@ -88,7 +88,7 @@ struct ModelConfig {
 ModelConfig read_config(const std::filesystem::path& path);
 /// The same from a parsed config.json; `name` is used in messages.
 ModelConfig parse_config(const Json& config, const std::string& name);
-/// The same from a GGUF file's metadata (architecture `llama`).
+/// The same from a GGUF file's metadata (architectures `llama` and `qwen3`) and its RoPE factors.
 ModelConfig gguf_config(const Gguf& gguf);
 
 }  // namespace sala

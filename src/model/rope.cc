@@ -32,7 +32,7 @@ std::vector<float> inverse_frequencies(const RopeConfig& rope, int head_dim) {
       case RopeConfig::Type::llama3:
         inverse.push_back(llama3(rope, plain));
         break;
-      case RopeConfig::Type::longrope:
+      case RopeConfig::Type::factors:
         SALA_CHECK(rope.factors.size() == static_cast<size_t>(head_dim / 2), "{} factors",
                    rope.factors.size());
         inverse.push_back(plain / static_cast<float>(rope.factors[static_cast<size_t>(i)]));

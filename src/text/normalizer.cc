@@ -1,6 +1,8 @@
 #include "text/normalizer.h"
 
+#include <algorithm>
 #include <memory>
+#include <utility>
 
 #include "base/error.h"
 #include "text/byte_alphabet.h"
@@ -66,6 +68,52 @@ void check_growth(size_t size, size_t text_size, const std::string& where) {
         where, text_size, size);
 }
 
+/// Characters that got a decomposition after Unicode 12.0, the version of `tokenizers` (0.23.3):
+/// models were trained with texts in which they stay as they are.
+bool is_newer_than_tokenizers(char32_t c) {
+  constexpr std::pair<char32_t, char32_t> ranges[] = {
+      {0x32FF, 0x32FF},   {0xA7F2, 0xA7F4},   {0xAB69, 0xAB69},   {0x10781, 0x107BA},
+      {0x11938, 0x11938}, {0x1E030, 0x1E06D}, {0x1F16C, 0x1F16C}, {0x1FBF0, 0x1FBF9}};
+  return c >= ranges[0].first &&
+         std::ranges::any_of(ranges, [c](auto r) { return r.first <= c && c <= r.second; });
+}
+
+/// `text` in a normal form as `tokenizers` makes it.
+std::string normal_form(std::string_view text, NormalForm form) {
+  std::string out;
+  size_t begin = 0;
+  for (size_t at = 0; at < text.size();) {
+    const auto [code, length] = decode_valid_utf8(text, at);
+    const size_t end = at + static_cast<size_t>(length);
+    if (is_newer_than_tokenizers(code)) {
+      out += normalize_utf8(text.substr(begin, at - begin), form);
+      out += text.substr(at, end - at);
+      begin = end;
+    }
+    at = end;
+  }
+  return out + normalize_utf8(text.substr(begin), form);
+}
+
+/// Lower case, with the letters of Unicode 16 and 17, which `tokenizers` knows.
+void append_lower_case(std::string& out, char32_t c) {
+  struct Letters {
+    char32_t first, last, lower;  ///< `lower` belongs to `first`
+  };
+  constexpr Letters letters[] = {{0x1C89, 0x1C89, 0x1C8A},    {0xA7CB, 0xA7CB, 0x0264},
+                                 {0xA7CC, 0xA7CC, 0xA7CD},    {0xA7CE, 0xA7CE, 0xA7CF},
+                                 {0xA7D2, 0xA7D2, 0xA7D3},    {0xA7D4, 0xA7D4, 0xA7D5},
+                                 {0xA7DA, 0xA7DA, 0xA7DB},    {0xA7DC, 0xA7DC, 0x019B},
+                                 {0x10D50, 0x10D65, 0x10D70}, {0x16EA0, 0x16EB8, 0x16EBB}};
+  const auto* found =
+      c < letters[0].first
+          ? std::end(letters)
+          : std::ranges::find_if(
+                letters, [c](const Letters& l) { return l.first <= c && c <= l.last; });
+  if (found == std::end(letters)) return append_lower(out, c);
+  append_utf8(out, found->lower + (c - found->first));
+}
+
 void add_bert(Normalizer& normalizer, const Json& json, const std::string& where) {
   const bool lowercase = bool_field(json, "lowercase", true, where);
   if (bool_field(json, "clean_text", true, where)) {
@@ -87,7 +135,7 @@ void add_bert(Normalizer& normalizer, const Json& json, const std::string& where
       if (!is_nonspacing_mark(c)) append_utf8(out, c);
     }));
   }
-  if (lowercase) normalizer.add(each_character(append_lower));
+  if (lowercase) normalizer.add(each_character(append_lower_case));
 }
 
 }  // namespace
@@ -132,7 +180,7 @@ Normalizer Normalizer::from_json(const Json& json, const std::string& where) {
 void Normalizer::add_json(const Json& json, const std::string& where) {
   const std::string type = string_field(json, "type", where);
   const auto form = [&](NormalForm wanted) {
-    add([wanted](std::string_view text) { return normalize_utf8(text, wanted); });
+    add([wanted](std::string_view text) { return normal_form(text, wanted); });
   };
   if (type == "Sequence") {
     for (const Json& part : array_field(json, "normalizers", where)) add_json(part, where);
@@ -153,7 +201,7 @@ void Normalizer::add_json(const Json& json, const std::string& where) {
     add(replace_step(field(json, "pattern", where), string_field(json, "content", where),
                      where + ": Replace"));
   } else if (type == "Lowercase") {
-    add(each_character(append_lower));
+    add(each_character(append_lower_case));
   } else if (type == "Strip") {
     const bool left = bool_field(json, "strip_left", true, where);
     const bool right = bool_field(json, "strip_right", true, where);

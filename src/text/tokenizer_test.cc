@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "text/byte_alphabet.h"
+#include "text/normalizer.h"
 
 namespace sala {
 namespace {
@@ -181,6 +182,29 @@ TEST(Tokenizer, FaultsNameFileAndField) {
   const std::string bad_regex = R"({"model": {"vocab": {}}, "pre_tokenizer":
       {"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": false}})";
   EXPECT_NE(error_of(bad_regex).find("regular expression '('"), std::string::npos);
+}
+
+TEST(Tokenizer, KindOfGgufVocabularyDecidesAboutBos) {
+  const auto adds = [](const char* pre, std::optional<bool> flag) {
+    GgufVocab vocab = small_vocab();
+    vocab.pre = pre;
+    vocab.bos = 260;
+    vocab.add_bos = flag;
+    return Tokenizer::from_gguf(vocab, "test.gguf")->adds_bos();
+  };
+  EXPECT_TRUE(adds("llama-bpe", std::nullopt));  // Llama 3's files carry no flag
+  EXPECT_FALSE(adds("qwen2", std::nullopt));
+  EXPECT_FALSE(adds("llama-bpe", false));
+  EXPECT_TRUE(adds("qwen2", true));
+}
+
+TEST(Tokenizer, LeavesCharactersNewerThanTokenizersAsTheyAre) {
+  const auto normalized = [](std::string_view text) {
+    return Normalizer::from_json({{"type", "NFKC"}}, "test").apply(text);
+  };
+  EXPECT_EQ(normalized("\u32FE e\u0301 \u32FF\u0301\uFB01"), "\u30F2 \u00E9 \u32FF\u0301fi");
+  EXPECT_EQ(Normalizer::from_json({{"type", "Lowercase"}}, "test").apply("A\u00C9\u1C89\U00010D65"),
+            "a\u00E9\u1C8A\U00010D85");
 }
 
 TEST(Tokenizer, GgufFaultsNameTheKey) {

@@ -237,4 +237,9 @@ std::string Gguf::text(std::string_view key, std::string otherwise) const {
   return value != nullptr ? *value : std::move(otherwise);
 }
 
+const StoredTensor* Gguf::find_tensor(std::string_view name) const {
+  const auto found = std::ranges::find(tensors_, name, &StoredTensor::name);
+  return found != tensors_.end() ? &*found : nullptr;
+}
+
 }  // namespace sala

@@ -20,6 +20,17 @@ namespace sala {
 using GgufValue = std::variant<int64_t, double, bool, std::string, std::vector<int64_t>,
                                std::vector<double>, std::vector<bool>, std::vector<std::string>>;
 
+/// A kind of model in GGUF files.
+struct GgufArchitecture {
+  std::string_view name;  ///< `general.architecture` and, with a dot, the prefix of its keys
+  bool interleaved;       ///< rows of q and k lie in the order of interleaved RoPE
+  bool qk_norm;           ///< every head of q and k is normalised before RoPE
+};
+
+/// The tensor [head size / 2] of what RoPE's frequencies are divided by: how converters write
+/// Llama 3's scaling (`rope_type` llama3), of which the metadata say nothing.
+inline constexpr std::string_view kGgufRopeFactors = "rope_freqs.weight";
+
 /// A GGUF file (version 2 or 3, little-endian): metadata and tensors under their GGUF names. All
 /// sizes are checked against the file before they are used.
 class Gguf {
@@ -49,11 +60,16 @@ class Gguf {
   const std::vector<int64_t>& integers(std::string_view key) const;
   const std::vector<double>& reals(std::string_view key) const;
 
-  /// The tensors of a `llama` file under Hugging Face names, with the rows of q and k put back from
-  /// GGUF's interleaved RoPE order to rotate-half order (heads and head size from the metadata).
-  /// Names without a counterpart stay as they are. Throws Error when the file is of another
-  /// architecture, a part of a split one, or contradicts itself.
-  WeightSource llama_weights() const;
+  /// Null when there is no tensor of this (GGUF) name.
+  const StoredTensor* find_tensor(std::string_view name) const;
+
+  /// What `general.architecture` names. Throws Error naming those that are supported.
+  const GgufArchitecture& architecture() const;
+  /// The tensors of a supported architecture under Hugging Face names, rows of q and k in
+  /// rotate-half order (heads and head size from the metadata). Names without a counterpart stay as
+  /// they are; kGgufRopeFactors, which belongs to the configuration, is left out. Throws Error when
+  /// the file is of another architecture, a part of a split one, or contradicts itself.
+  WeightSource model_weights() const;
 
  private:
   template <class T>

@@ -229,7 +229,7 @@ GgufFile llama(uint32_t heads, uint32_t kv_heads, uint32_t hidden) {
       .add("llama.embedding_length", hidden);
 }
 
-TEST(GgufLlama, GivesHuggingFaceNames) {
+TEST(GgufModel, GivesHuggingFaceNames) {
   GgufFile file = llama(1, 1, 2);
   const std::pair<const char*, const char*> names[] = {
       {"token_embd.weight", "model.embed_tokens.weight"},
@@ -244,19 +244,22 @@ TEST(GgufLlama, GivesHuggingFaceNames) {
       {"blk.3.ffn_gate.weight", "model.layers.3.mlp.gate_proj.weight"},
       {"blk.3.ffn_up.weight", "model.layers.3.mlp.up_proj.weight"},
       {"blk.3.ffn_down.weight", "model.layers.3.mlp.down_proj.weight"},
-      {"rope_freqs.weight", "rope_freqs.weight"},
+      {"blk.3.attn_q_norm.weight", "model.layers.3.self_attn.q_norm.weight"},
+      {"blk.3.attn_k_norm.weight", "model.layers.3.self_attn.k_norm.weight"},
       {"blk.03.ffn_up.weight", "blk.03.ffn_up.weight"},
       {"blk..ffn_up.weight", "blk..ffn_up.weight"},
       {"blk.3", "blk.3"},
       {"blk.3.attn_q.bias", "blk.3.attn_q.bias"},
   };
   for (const auto& [gguf, other] : names) file.tensor(gguf, kF32, {2, 2}, std::string(16, 'x'));
+  file.tensor("rope_freqs.weight", kF32, {1}, std::string("\0\0\x80?", 4));
   const auto bytes = file.file();
-  const auto source = parse(bytes).llama_weights();
+  const auto source = parse(bytes).model_weights();
   for (const auto& [gguf, other] : names) EXPECT_TRUE(source.has(other)) << other;
+  EXPECT_FALSE(source.has("rope_freqs.weight")) << "it belongs to the configuration";
 }
 
-TEST(GgufLlama, PutsRowsOfQAndKBack) {
+TEST(GgufModel, PutsRowsOfQAndKBack) {
   // Two query heads and one key head of 6 rows; a row's value says where Hugging Face has it.
   const auto interleaved = [](int heads) {
     std::vector<float> rows;
@@ -271,7 +274,7 @@ TEST(GgufLlama, PutsRowsOfQAndKBack) {
                          .tensor("blk.0.attn_k.weight", kF32, {6, 1}, interleaved(1))
                          .tensor("blk.0.attn_v.weight", kF32, {6, 1}, interleaved(1))
                          .file();
-  auto source = parse(bytes).llama_weights();
+  auto source = parse(bytes).model_weights();
   const std::string layer = "model.layers.0.self_attn.";
   const auto check = [&](const Weight& w) {
     for (int64_t n = 0; n < w.rows; ++n) {
@@ -288,15 +291,32 @@ TEST(GgufLlama, PutsRowsOfQAndKBack) {
   EXPECT_EQ(value, 3) << "v has no rotary order";
 }
 
-TEST(GgufLlama, RefusesWhatContradictsItself) {
+TEST(GgufModel, LeavesRowsOfQwen3InOrder) {
+  const auto bytes = GgufFile()
+                         .add("general.architecture", "qwen3")
+                         .add("qwen3.attention.head_count", 1U)
+                         .add("qwen3.embedding_length", 4U)
+                         .tensor("blk.0.attn_q.weight", kF32, {4, 1},
+                                 bytes_of(std::vector{0.0f, 1.0f, 2.0f, 3.0f}))
+                         .file();
+  auto source = parse(bytes).model_weights();
+  const auto q = source.take_matrix("model.layers.0.self_attn.q_proj.weight", 4, 1);
+  for (int64_t n = 0; n < 4; ++n) {
+    float value = -1;
+    unpack_row(q, 0, n, {&value, 1});
+    EXPECT_EQ(value, static_cast<float>(n));
+  }
+}
+
+TEST(GgufModel, RefusesWhatContradictsItself) {
   const auto refuse_llama = [](const GgufFile& file,
                                std::initializer_list<std::string_view> parts) {
     const auto bytes = file.file();
-    expect_error([&] { parse(bytes).llama_weights(); }, {"model.gguf: "});
-    expect_error([&] { parse(bytes).llama_weights(); }, parts);
+    expect_error([&] { parse(bytes).model_weights(); }, {"model.gguf: "});
+    expect_error([&] { parse(bytes).model_weights(); }, parts);
   };
   refuse_llama(GgufFile(), {"'general.architecture' is missing"});
-  refuse_llama(GgufFile().add("general.architecture", "gemma"), {"'gemma'", "'llama'"});
+  refuse_llama(GgufFile().add("general.architecture", "gemma"), {"'gemma'", "'llama', 'qwen3'"});
   refuse_llama(llama(2, 1, 12).add("split.count", 3U), {"3 parts"});
   refuse_llama(llama(0, 1, 12), {"'llama.attention.head_count' is 0"});
   refuse_llama(llama(2, 0, 12), {"'llama.attention.head_count_kv' is 0"});
@@ -309,7 +329,7 @@ TEST(GgufLlama, RefusesWhatContradictsItself) {
                {"'blk.0.attn_k.weight'", "[6]", "6 rows"});
 }
 
-TEST(GgufLlama, LoadsAFileOfARealShape) {
+TEST(GgufModel, LoadsAFileOfARealShape) {
   constexpr int64_t kHidden = 256, kFeed = 512, kVocab = 1000, kLayers = 3, kHeads = 4, kKv = 2;
   std::mt19937 random(7);
   const auto blocks = [&](uint32_t type, int64_t rows, int64_t cols) {
@@ -346,7 +366,7 @@ TEST(GgufLlama, LoadsAFileOfARealShape) {
     add(layer + "ffn_down.weight", type, kHidden, kFeed);
   }
   const testing::Scratch scratch;
-  auto source = Gguf::open(scratch.write("model.gguf", file.file())).llama_weights();
+  auto source = Gguf::open(scratch.write("model.gguf", file.file())).model_weights();
   int64_t told = 0;
   source.progress = [&](int64_t done, int64_t total) { told = done == total ? done : 0; };
   EXPECT_EQ(source.take_matrix("model.embed_tokens.weight", kVocab, kHidden).type, WeightType::w8);

@@ -1,4 +1,4 @@
-"""Writes GGUF files of Llama type, and says which numbers their block types hold.
+"""Writes GGUF files of the types `llama` and `qwen3`, and says which numbers their block types hold.
 
 The layout is that of the GGUF specification (version 3): magic, version, counts, metadata, tensor infos, then the data,
 each tensor at a multiple of 32 bytes. Blocks are 32 columns: Q8_0 is f16 scale + 32 int8, Q4_0 f16 scale + 16 bytes
@@ -9,8 +9,10 @@ import struct
 
 import numpy as np
 
+import sala_ref
+
 TYPE_IDS = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 8, "bf16": 30}
-UINT32, FLOAT32, STRING = 4, 6, 8
+UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
 ALIGNMENT = 32
 
 
@@ -74,16 +76,31 @@ def text(s):
 
 
 def value(v):
+    """A metadata value: its type and bytes. Lists are arrays of strings or of signed integers."""
+    if isinstance(v, list):
+        strings = isinstance(v[0], str)
+        elements = [text(x) if strings else struct.pack("<i", x) for x in v]
+        return struct.pack("<IIQ", ARRAY, STRING if strings else INT32, len(v)) + b"".join(elements)
     if isinstance(v, str):
         return struct.pack("<I", STRING) + text(v)
+    if isinstance(v, bool):
+        return struct.pack("<I?", BOOL, v)
     if isinstance(v, float):
         return struct.pack("<If", FLOAT32, v)
     return struct.pack("<II", UINT32, v)
 
 
+def rope_factors(c):
+    """What llama.cpp's converter writes as rope_freqs.weight for `rope_type` llama3: by how much each frequency is divided."""
+    plain, _ = sala_ref.rope_frequencies(c.head_dim, c.rope_theta, None, 0)
+    scaled, _ = sala_ref.rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling, 0)
+    return plain.astype(np.float64) / scaled.astype(np.float64)
+
+
 NAMES = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
          "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-         "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output"}
+         "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
+         "self_attn.k_norm": "attn_k_norm"}
 
 
 def gguf_name(name):
@@ -96,32 +113,45 @@ def gguf_name(name):
     return f"blk.{layer}.{NAMES[part.removesuffix('.weight')]}.weight"
 
 
-def write_llama(path, c, tensors, kinds):
-    """Writes Config `c` with `tensors` (Hugging Face names, [out, in]) as GGUF; the matrices take the types of `kinds` in
-    turn, the norms are f32. Returns the tensors as they can be read back, in float64."""
+def write(path, family, c, tensors, kinds, **more):
+    """Writes Config `c` with `tensors` (Hugging Face names, [out, in]) as GGUF of architecture `family`; the matrices take
+    the types of `kinds` in turn, the norms are f32. `more` is further metadata, "__" standing for ".". Returns the tensors as
+    they can be read back, in float64."""
     stored, infos, blobs, offset, turn = {}, b"", [], 0, 0
+
+    def add(name, x, kind):
+        nonlocal infos, offset
+        raw, _ = encode(x, kind)
+        infos += text(name) + struct.pack("<I", x.ndim) + struct.pack(f"<{x.ndim}Q", *reversed(x.shape))
+        infos += struct.pack("<IQ", TYPE_IDS[kind], offset)
+        raw += b"\0" * (-len(raw) % ALIGNMENT)
+        offset += len(raw)
+        blobs.append(raw)
+
     for name, x in tensors.items():
         kind = "f32"
         if x.ndim == 2:
             kind = kinds[turn % len(kinds)]
             turn += 1
-        heads = {"q": c.num_attention_heads, "k": c.num_key_value_heads}.get(name.split(".")[-2][0] if "self_attn" in name else "")
-        raw, y = encode(interleave(x, heads) if heads else x, kind)
+        heads = {"self_attn.q_proj": c.num_attention_heads, "self_attn.k_proj": c.num_key_value_heads}.get(
+            name.removesuffix(".weight").split(".", 3)[-1]) if family == "llama" else None
+        add(gguf_name(name), interleave(x, heads) if heads else x, kind)
         _, stored[name] = encode(x, kind)               # rows are quantised one by one, so their order does not matter
-        infos += text(gguf_name(name)) + struct.pack("<I", x.ndim) + struct.pack(f"<{x.ndim}Q", *reversed(x.shape))
-        infos += struct.pack("<IQ", TYPE_IDS[kind], offset)
-        raw += b"\0" * (-len(raw) % ALIGNMENT)
-        offset += len(raw)
-        blobs.append(raw)
-    metadata = {"general.architecture": "llama", "general.name": "reference", "general.alignment": ALIGNMENT,
-                "llama.vocab_size": c.vocab_size, "llama.context_length": 4096, "llama.embedding_length": c.hidden_size,
-                "llama.block_count": c.num_hidden_layers, "llama.feed_forward_length": c.intermediate_size,
-                "llama.attention.head_count": c.num_attention_heads, "llama.attention.head_count_kv": c.num_key_value_heads,
-                "llama.attention.layer_norm_rms_epsilon": float(c.rms_norm_eps), "llama.rope.freq_base": float(c.rope_theta),
-                "llama.rope.dimension_count": c.head_dim}
-    if c.head_dim * c.num_attention_heads != c.hidden_size:
-        metadata |= {"llama.attention.key_length": c.head_dim, "llama.attention.value_length": c.head_dim}
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))
+    metadata = {"general.architecture": family, "general.name": "reference", "general.alignment": ALIGNMENT}
+    keys = {"vocab_size": c.vocab_size, "context_length": 4096, "embedding_length": c.hidden_size,
+            "block_count": c.num_hidden_layers, "feed_forward_length": c.intermediate_size,
+            "attention.head_count": c.num_attention_heads, "attention.head_count_kv": c.num_key_value_heads,
+            "attention.layer_norm_rms_epsilon": float(c.rms_norm_eps), "rope.freq_base": float(c.rope_theta)}
+    if family == "llama":
+        keys["rope.dimension_count"] = c.head_dim
+    if family == "qwen3" or c.head_dim * c.num_attention_heads != c.hidden_size:
+        keys |= {"attention.key_length": c.head_dim, "attention.value_length": c.head_dim}
+    if c.rope_scaling and c.rope_scaling["rope_type"] == "llama3":
+        add("rope_freqs.weight", rope_factors(c), "f32")
+    elif c.rope_scaling:
+        keys |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(c.rope_scaling["factor"])}
+    metadata |= {f"{family}.{k}": v for k, v in keys.items()} | {k.replace("__", "."): v for k, v in more.items()}
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(blobs), len(metadata))
     head += b"".join(text(k) + value(v) for k, v in metadata.items()) + infos
     with open(path, "wb") as f:
         f.write(head + b"\0" * (-len(head) % ALIGNMENT))

@@ -9,7 +9,7 @@ tokens.json (an array of ids), and for each sparse policy (always, per-query, hf
 float64) and blocks_<policy>.json ({"policy", "block_size", "layers": [i, ...], "blocks":
 [layer][kv_head][position][ascending block indices]}; where a policy is dense, all blocks up to the query's own). "hf" is
 one call over the whole prompt. The weights are rounded to the file's type first, so the logits belong to exactly the
-numbers in the file. --gguf (llama only) writes model.gguf instead, its matrices in the types f32, f16, bf16, q8_0, q4_0
+numbers in the file. --gguf (llama and qwen3) writes model.gguf instead, its matrices in the types f32, f16, bf16, q8_0, q4_0
 or q4_1, in turn where several are given. --set overrides a field of the tiny configuration (sala_ref.tiny_config,
 llama_config), e.g. --set num_attention_heads=6 --set lightning_nkv=2.
 Needs numpy only.
@@ -153,16 +153,17 @@ def sparse_layers(c):
     return [i for i, m in enumerate(c.mixer_types) if m == sala_ref.SPARSE] if c.sparse else []
 
 
-def make(out, family="sala", seed=0, tokens=200, dtype="f32", shards=1, gguf=(), **fields):
-    """Writes the checkpoint (config, weights, tokens.json) into the folder `out`; returns (Config, reference Model, ids)."""
+def make(out, family="sala", seed=0, tokens=200, dtype="f32", shards=1, gguf=(), metadata={}, **fields):
+    """Writes the checkpoint (config, weights, tokens.json) into the folder `out`; returns (Config, reference Model, ids).
+    `metadata`: further metadata of a GGUF file."""
     configure, write_config = FAMILIES[family]
     c = configure(**fields)
     w = sala_ref.random_weights(c, seed)
     out.mkdir(parents=True, exist_ok=True)
     if gguf:
-        if family != "llama":
-            raise ValueError("GGUF files are of Llama type: add --family llama")
-        w = gguf_writer.write_llama(out / "model.gguf", c, w, gguf)
+        if family not in ("llama", "qwen3"):
+            raise ValueError("GGUF files are of the families llama and qwen3")
+        w = gguf_writer.write(out / "model.gguf", family, c, w, gguf, **metadata)
     else:
         w = {k: gguf_writer.encode(x, dtype)[1] for k, x in w.items()}
         write_shards(out, w, dtype, shards)

@@ -45,7 +45,7 @@ class Config:
     attn_use_output_gate: bool = True   # sparse: o_gate
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
-    rope_scaling: dict = None           # Hugging Face's dictionary: {"rope_type": "llama3" | "longrope", ...}
+    rope_scaling: dict = None           # Hugging Face's dictionary: {"rope_type": "llama3" | "linear" | "longrope", ...}
     max_position_embeddings: int = 524288
     attn_logits_scaling: object = None  # HypeNet: a number, or "hype a": q of position p times ln(p + a) / ln(a)
     scale_emb: float = 12.0
@@ -197,6 +197,8 @@ def rope_frequencies(d, theta, scaling, max_positions):
     inv = np.float32(1) / (np.float64(theta) ** e).astype(np.float32)       # two float32 roundings, as torch does
     if not scaling:
         return inv, 1.0
+    if scaling["rope_type"] == "linear":
+        return inv / np.float32(scaling["factor"]), 1.0
     if scaling["rope_type"] == "llama3":
         factor, low, high = (np.float32(scaling[k]) for k in ("factor", "low_freq_factor", "high_freq_factor"))
         original = np.float32(scaling["original_max_position_embeddings"])

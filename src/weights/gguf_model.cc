@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <limits>
+#include <optional>
 
 #include "base/error.h"
 #include "weights/describe.h"
@@ -10,6 +11,11 @@ namespace {
 
 struct Name {
   std::string_view gguf, hugging_face;
+};
+
+constexpr GgufArchitecture kArchitectures[] = {
+    {.name = "llama", .interleaved = true, .qk_norm = false},
+    {.name = "qwen3", .interleaved = false, .qk_norm = true},
 };
 
 constexpr Name kModelNames[] = {
@@ -24,6 +30,8 @@ constexpr Name kLayerNames[] = {
     {"attn_k.weight", "self_attn.k_proj.weight"},
     {"attn_v.weight", "self_attn.v_proj.weight"},
     {"attn_output.weight", "self_attn.o_proj.weight"},
+    {"attn_q_norm.weight", "self_attn.q_norm.weight"},
+    {"attn_k_norm.weight", "self_attn.k_norm.weight"},
     {"ffn_norm.weight", "post_attention_layernorm.weight"},
     {"ffn_gate.weight", "mlp.gate_proj.weight"},
     {"ffn_up.weight", "mlp.up_proj.weight"},
@@ -51,26 +59,37 @@ std::string hugging_face_name(const std::string& name) {
 
 }  // namespace
 
-WeightSource Gguf::llama_weights() const {
+const GgufArchitecture& Gguf::architecture() const {
+  const std::string& name = text("general.architecture");
+  const auto* known = std::ranges::find(kArchitectures, name, &GgufArchitecture::name);
+  if (known != std::end(kArchitectures)) return *known;
+  std::string names;
+  for (const auto& each : kArchitectures)
+    names += (names.empty() ? "'" : ", '") + std::string(each.name) + "'";
+  fail(
+      "{}: 'general.architecture' is {}; of GGUF files {} are supported, other models as Hugging "
+      "Face directories",
+      path_.string(), printable(name), names);
+}
+
+WeightSource Gguf::model_weights() const {
   const auto file = path_.string();
-  if (const auto& kind = text("general.architecture"); kind != "llama")
-    fail("{}: 'general.architecture' is {}; of GGUF files only 'llama' is supported", file,
-         printable(kind));
+  const GgufArchitecture& kind = architecture();
   if (const auto parts = integer("split.count", 1); parts > 1)
     fail("{}: is one of {} parts of a split file; join them with llama-gguf-split --merge", file,
          parts);
-  const auto positive = [&](std::string_view key, int64_t value) {
+  const auto positive = [&](std::string_view name, std::optional<int64_t> otherwise) {
+    const auto key = fmt::format("{}.{}", kind.name, name);
+    const int64_t value = otherwise ? integer(key, *otherwise) : integer(key);
     if (value <= 0 || value > std::numeric_limits<int32_t>::max())
       fail("{}: metadata key {} is {}, expected a positive 32-bit number; the file is damaged",
            file, printable(key), value);
     return value;
   };
-  const auto heads = positive("llama.attention.head_count", integer("llama.attention.head_count"));
-  const auto kv_heads =
-      positive("llama.attention.head_count_kv", integer("llama.attention.head_count_kv", heads));
-  const auto hidden = positive("llama.embedding_length", integer("llama.embedding_length"));
-  const auto head_size =
-      positive("llama.attention.key_length", integer("llama.attention.key_length", hidden / heads));
+  const auto heads = positive("attention.head_count", {});
+  const auto kv_heads = positive("attention.head_count_kv", heads);
+  const auto hidden = positive("embedding_length", {});
+  const auto head_size = positive("attention.key_length", hidden / heads);
   if (head_size % 2 != 0)
     fail(
         "{}: heads of {} rows cannot be turned by RoPE, expected an even number; the file is "
@@ -78,6 +97,7 @@ WeightSource Gguf::llama_weights() const {
         file, head_size);
 
   auto tensors = tensors_;
+  std::erase_if(tensors, [](const StoredTensor& t) { return t.name == kGgufRopeFactors; });
   for (auto& tensor : tensors) {
     const auto rest = split_layer(tensor.name).second;
     const bool q = rest == "attn_q.weight", k = rest == "attn_k.weight";
@@ -89,7 +109,7 @@ WeightSource Gguf::llama_weights() const {
             "its metadata",
             file, printable(tensor.name), shape_text(tensor.shape), rows, q ? heads : kv_heads,
             head_size);
-      tensor.interleaved_head = head_size;
+      if (kind.interleaved) tensor.interleaved_head = head_size;
     }
     tensor.name = hugging_face_name(tensor.name);
   }
