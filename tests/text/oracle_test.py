@@ -3,7 +3,9 @@
 
     oracle_test.py PROGRAM [FOLDER...] [--strings N] [--seed S]
 
-PROGRAM is tokenize_lines. FOLDERs hold a tokenizer.json or tokenizer.model; by default those of tests/text/fixtures.
+PROGRAM is tokenize_lines. FOLDERs hold a tokenizer.json or tokenizer.model; by default those of tests/text/fixtures, and
+the default model's GGUF file where it has been fetched. A .gguf file, or the MiniCPM family's vocabulary as a .txt, is
+compared with a tokenizer that `tokenizers` makes of the same vocabulary (vocabularies.py).
 N strings in all (20,000) go through encode (special tokens recognised or not), decode (of the ids and of random ids)
 and the streaming decoder. Exit status 1 if anything differs, 77 (skipped) where the packages are missing.
 """
@@ -14,6 +16,7 @@ import pathlib
 import random
 import subprocess
 import sys
+import tempfile
 import unicodedata
 
 HERE = pathlib.Path(__file__).parent
@@ -26,6 +29,9 @@ try:
 except ImportError as missing:
     print(f"skipped: {missing}; pip install tokenizers sentencepiece")
     sys.exit(77)
+import vocabularies  # noqa: E402
+
+MODELS = HERE.parent.parent / "models"
 
 
 class Ours:
@@ -77,11 +83,18 @@ class SentencePiece:
         return self.model.decode(ids)
 
 
-def compare(program, folder, count, seed):
+def compare_file(program, path, count, seed):
+    with tempfile.TemporaryDirectory(suffix=path.name) as scratch:
+        folder = pathlib.Path(scratch)
+        return compare(program, folder, count, seed, ours=vocabularies.write(path, folder), name=path.name)
+
+
+def compare(program, folder, count, seed, ours=None, name=None):
+    name = name or folder.name
     theirs = HuggingFace(folder) if (folder / "tokenizer.json").exists() else SentencePiece(folder)
     hugging_face = isinstance(theirs, HuggingFace)
-    ours = Ours(program, folder)
-    rnd = random.Random(f"{seed} {folder.name}")
+    ours = Ours(program, ours or folder)
+    rnd = random.Random(f"{seed} {name}")
     wrong = 0
 
     def check(what, shown, expected, got):
@@ -90,7 +103,7 @@ def compare(program, folder, count, seed):
             return
         wrong += 1
         if wrong <= 3:
-            print(f"{folder.name}: {what} of {shown!a}:\n  expected {expected!a}\n  got      {got!a}")
+            print(f"{name}: {what} of {shown!a}:\n  expected {expected!a}\n  got      {got!a}")
 
     for _ in range(count):
         raw = theirs.text(rnd)
@@ -106,7 +119,7 @@ def compare(program, folder, count, seed):
         # A run of byte tokens that is invalid as a whole is given up as a whole by `tokenizers`, which a stream cannot know.
         if not hugging_face or "\ufffd" not in text:
             check("stream", (ids, skip), text, "".join(pieces))
-    print(f"{folder.name}: {count} strings, {wrong} differences")
+    print(f"{name}: {count} strings, {wrong} differences")
     return wrong
 
 
@@ -117,10 +130,12 @@ def main():
     parser.add_argument("--strings", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    folders = arguments.folders or sorted(path for path in (HERE / "fixtures").iterdir() if path.is_dir())
+    folders = arguments.folders or [*sorted(path for path in (HERE / "fixtures").iterdir() if path.is_dir()),
+                                    *MODELS.glob("*.gguf")]
     print(f"tokenizers {tokenizers.__version__}, sentencepiece {sentencepiece.__version__}")
     each = -(-arguments.strings // len(folders))
-    return 1 if sum(compare(arguments.program, folder, each, arguments.seed) for folder in folders) else 0
+    return 1 if sum((compare if path.is_dir() else compare_file)(arguments.program, path, each, arguments.seed)
+                    for path in folders) else 0
 
 
 if __name__ == "__main__":
