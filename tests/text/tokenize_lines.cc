@@ -6,11 +6,12 @@
 //   {"hex": bytes as hexadecimal, "special": bool} -> [id, ...]
 //   {"decode": [id, ...], "skip": bool}            -> text
 //   {"stream": [id, ...], "skip": bool}            -> [text of each push..., text of flush]
-//   {"time": path}                                 -> {"bytes", "ids", "seconds"} of one encode of
-//   a file
+//   {"time": path}                                 -> {"bytes", "ids", "seconds", "memory"} of one
+//   encode of a file; memory: bytes by which the process's peak grew
 // and each line of standard output is the answer as JSON, or {"error": text}.
 
 #include <ctime>
+#include <fstream>
 #include <iostream>
 #include <string>
 
@@ -53,11 +54,25 @@ double cpu_seconds() {
   return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
 }
 
+/// The most memory that this process has had, in bytes (getrusage counts the parent's before exec
+/// too).
+int64_t peak_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with("VmHWM:")) return std::stoll(line.substr(6)) * 1024;
+  return 0;
+}
+
 Json time_file(const sala::Tokenizer& tokenizer, const std::string& path) {
   const std::string text = sala::read_text(path);
+  std::ofstream("/proc/self/clear_refs") << "5";  // the peak begins anew: loading is not counted
+  const int64_t before = peak_bytes();
   const double start = cpu_seconds();
   const auto ids = tokenizer.encode(text);
-  return {{"bytes", text.size()}, {"ids", ids.size()}, {"seconds", cpu_seconds() - start}};
+  return {{"bytes", text.size()},
+          {"ids", ids.size()},
+          {"seconds", cpu_seconds() - start},
+          {"memory", peak_bytes() - before}};
 }
 
 Json answer(const sala::Tokenizer& tokenizer, const Json& question) {
