@@ -49,5 +49,7 @@ void add_logits(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_eval(CLI::App& app);
+void add_trace(CLI::App& app);
+void add_doctor(CLI::App& app);
 
 }  // namespace sala

@@ -1,9 +1,11 @@
 // sala run: a prompt in, a reply out.
 #include <cstdio>
+#include <optional>
 
 #include "base/error.h"
 #include "base/json.h"
 #include "engine/generate.h"
+#include "tools/block_trace.h"
 #include "tools/command.h"
 #include "tools/sampling_flags.h"
 
@@ -12,7 +14,7 @@ namespace {
 
 struct RunCommand {
   ModelOptions model{.compute = "auto", .kv = "auto"};
-  std::string prompt, file, system;
+  std::string prompt, file, system, trace_blocks;
   SamplingFlags sampling;
   int64_t limit = 512, logprobs = -1;
   bool raw = false, json = false;
@@ -95,7 +97,14 @@ void RunCommand::run() const {
     };
   }
   Hold hold = runner.open();
+  std::optional<TraceWriter> trace;
+  if (!trace_blocks.empty()) {
+    trace.emplace(trace_blocks, loaded.files.config, *loaded.files.tokenizer, tokens,
+                  hold.length());
+    runner.on_blocks = [&](int layer, In lists, In counts) { trace->add(layer, lists, counts); };
+  }
   const Generation reply = generate(runner, hold, *loaded.files.tokenizer, tokens, what);
+  if (trace) trace->finish(reply.tokens, *loaded.files.tokenizer);
   const double prompt_rate = rate(count, reply.prompt_seconds);
   const double reply_rate = rate(reply.reply_steps, reply.reply_seconds);
   if (json) {
@@ -144,6 +153,8 @@ void add_run(CLI::App& app) {
           "--logprobs", run->logprobs,
           "with --json: the log probabilities of each token and of this many most likely ones")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
+  command.add_option("--trace-blocks", run->trace_blocks,
+                     "file to write: the blocks that each token of the answer read (sala trace)");
   command.add_option("--system", run->system, "a system message");
   command.add_flag("--raw", run->raw, "give the texts as they are, without the chat template");
   command.add_flag("--json", run->json, "print one JSON object instead of streaming");

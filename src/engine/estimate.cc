@@ -1,0 +1,78 @@
+#include "engine/estimate.h"
+
+#include <algorithm>
+
+#include "weights/decode.h"
+
+namespace sala {
+namespace {
+
+constexpr int64_t kChunk = 512;         // of RunOptions
+constexpr int64_t kLightningCell = 32;  // tokens that one Lightning state is behind at most
+
+/// Tensors of two dimensions are matrices; the embedding is read by rows unless it is the head too.
+bool is_embedding(const StoredTensor& tensor) { return tensor.name == "model.embed_tokens.weight"; }
+bool is_head(const StoredTensor& tensor, bool tied) {
+  return tied ? is_embedding(tensor) : tensor.name == "lm_head.weight";
+}
+
+/// Operations of attention over `n` tokens of a layer: scores and values, where sparse over the
+/// chosen blocks and the compressed keys.
+double attention_operations(const AttentionConfig& a, double n, double attended) {
+  const double row = 2.0 * a.heads * a.head_dim;
+  const double near = std::min(n, attended);
+  double operations = 2.0 * row * (near * near / 2.0 + (n - near) * attended);
+  if (a.sparse) operations += row * 1.25 / a.sparse->kernel_stride * n * n / 2.0;
+  return operations;
+}
+
+/// The same of Lightning attention: inside a cell, and with the state.
+double lightning_operations(const LightningConfig& l, double n) {
+  const double d = l.head_dim;
+  return n * l.heads * (2.0 * kLightningCell * d + 4.0 * d * d);
+}
+
+}  // namespace
+
+Estimate::Estimate(const ModelFiles& files, const Machine& machine)
+    : config_(files.config),
+      available_(machine.available),
+      attended_(config_.attention.sparse
+                    ? int64_t{config_.attention.sparse->total_blocks()} * config_.page()
+                    : int64_t{1} << 40),
+      read_rate_(machine.read),
+      f32_rate_(machine.many.f32) {
+  for (const StoredTensor& tensor : files.weights.tensors()) {
+    if (tensor.shape.size() != 2 || tensor.type == StoredType::other) continue;
+    const WeightType type = weight_type(tensor.type);
+    const int64_t panels = (tensor.shape[0] + kPanel - 1) / kPanel;
+    const int64_t bytes = panels * panel_bytes(type, tensor.shape[1]);
+    const double operations = 2.0 * static_cast<double>(tensor.elements());
+    // One row reads the weights from memory and multiplies them: the slower of the two.
+    const double one =
+        std::max(static_cast<double>(bytes) / machine.read, operations / machine.one.of(type));
+    weight_bytes_ += bytes;
+    if (is_head(tensor, config_.tied)) {
+      head_seconds_ = one;
+    } else if (!is_embedding(tensor)) {
+      row_seconds_ += operations / machine.many.of(type);
+      step_seconds_ += one;
+    }
+  }
+  const int64_t heads = std::max(int64_t{config_.attention.heads} * config_.attention.head_dim,
+                                 int64_t{config_.lightning.heads} * config_.lightning.head_dim);
+  const int64_t widest = std::max(config_.intermediate, 6 * heads);
+  workspace_ = int64_t{sizeof(float)} * (kChunk * (3 * config_.hidden + widest) + config_.vocab);
+}
+
+double Estimate::prompt_seconds(int64_t tokens) const {
+  const auto n = static_cast<double>(tokens);
+  double operations = 0.0;
+  for (const MixerKind kind : config_.mixers)
+    operations += kind == MixerKind::attention
+                      ? attention_operations(config_.attention, n, static_cast<double>(attended_))
+                      : lightning_operations(config_.lightning, n);
+  return n * row_seconds_ + head_seconds_ + operations / f32_rate_;
+}
+
+}  // namespace sala

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+
+#include "engine/machine.h"
+#include "engine/open.h"
+#include "engine/runner.h"
+
+namespace sala {
+
+/// What a model needs and how fast it should be, from its configuration and its files' headers
+/// alone: closed forms over what was measured of the machine. Times are what the machine allows; a
+/// run reaches most of it.
+class Estimate {
+ public:
+  Estimate(const ModelFiles& files, const Machine& machine);
+
+  int64_t weight_bytes() const { return weight_bytes_; }  ///< packed
+  int64_t workspace() const { return workspace_; }        ///< of a step of 512 tokens, about
+  /// Memory of one sequence of `tokens` tokens.
+  template <class Kv>
+  MemoryUse memory(Kv kv, int64_t tokens) const {
+    return memory_of(cache_specs(config_, kv), config_.page(), tokens);
+  }
+  /// The most tokens, in whole pages, that each of `sequences` can have in the memory that is
+  /// available; at most `most`.
+  template <class Kv>
+  int64_t context(Kv kv, int64_t sequences, int64_t most) const {
+    const int64_t left = available_ - weight_bytes_ - workspace_;
+    const int64_t page = config_.page();
+    int64_t low = 0, high = most / page + 1;  // pages: `low` fit, `high` do not or are too many
+    while (high - low > 1) {
+      const int64_t middle = low + (high - low) / 2;
+      (memory(kv, middle * page).total() <= left / sequences ? low : high) = middle;
+    }
+    return low * page;
+  }
+
+  /// Seconds from a prompt of `tokens` tokens to the first token of the answer.
+  double prompt_seconds(int64_t tokens) const;
+  /// Seconds for one more token behind `tokens` tokens.
+  template <class Kv>
+  double token_seconds(Kv kv, int64_t tokens) const {
+    return step_seconds_ + head_seconds_ + static_cast<double>(read(kv, tokens)) / read_rate_;
+  }
+
+ private:
+  /// Bytes of memory that one token behind `tokens` tokens reads.
+  template <class Kv>
+  int64_t read(Kv kv, int64_t tokens) const {
+    const MemoryUse all = memory(kv, tokens), near = memory(kv, std::min(tokens, attended_));
+    return near.kv + all.index + all.state;
+  }
+
+  ModelConfig config_;
+  int64_t available_ = 0, weight_bytes_ = 0, workspace_ = 0;
+  int64_t attended_ = 0;       ///< tokens that a query reads at most
+  double row_seconds_ = 0.0;   ///< of the layers' matrix products for a token of a prompt,
+  double step_seconds_ = 0.0;  ///< for a token alone;
+  double head_seconds_ = 0.0;  ///< of the head's for one token
+  double read_rate_ = 0.0, f32_rate_ = 0.0;
+};
+
+}  // namespace sala
