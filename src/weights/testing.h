@@ -1,48 +1,20 @@
 #pragma once
 
 #include <fmt/ranges.h>
-#include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "base/error.h"
+#include "base/testing.h"
 
 /// Files for tests: what the formats' writers write, byte by byte, so that tests can damage it.
 namespace sala::testing {
-
-/// A directory of this test, removed with it.
-class Scratch {
- public:
-  Scratch() {
-    auto pattern = (std::filesystem::temp_directory_path() / "sala-XXXXXX").string();
-    const char* made = ::mkdtemp(pattern.data());
-    SALA_CHECK(made != nullptr, "no scratch directory at {}", pattern);
-    dir_ = made;
-  }
-  ~Scratch() { std::filesystem::remove_all(dir_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-
-  const std::filesystem::path& dir() const { return dir_; }
-  std::filesystem::path write(const std::string& name, std::string_view bytes) const {
-    std::ofstream(dir_ / name, std::ios::binary) << bytes;
-    return dir_ / name;
-  }
-
- private:
-  std::filesystem::path dir_;
-};
 
 template <class T>
 std::string bytes_of(const T& value) {
@@ -55,25 +27,6 @@ std::string bytes_of(const std::vector<T>& values) {
 
 inline std::span<const std::byte> as_span(std::string_view bytes) {
   return {reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()};
-}
-
-/// The text of the Error that `work` throws; a test failure if it throws none.
-inline std::string error_of(const std::function<void()>& work) {
-  try {
-    work();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "no Error";
-  return {};
-}
-
-/// Expects that `work` throws an Error whose text contains all of `parts`.
-inline void expect_error(const std::function<void()>& work,
-                         std::initializer_list<std::string_view> parts) {
-  const std::string text = error_of(work);
-  for (const auto part : parts)
-    EXPECT_NE(text.find(part), std::string::npos) << "no '" << part << "' in: " << text;
 }
 
 struct FileTensor {
