@@ -30,6 +30,8 @@ class File {
   int64_t size() const;
   /// Fills `out` from byte `offset` on; throws Error when the file ends before.
   void read(int64_t offset, std::span<std::byte> out) const;
+  /// Says that a read will follow soon.
+  void will_read(int64_t offset, int64_t bytes) const;
   void write(int64_t offset, std::span<const std::byte> bytes);
   /// Cuts the file down to `size` bytes.
   void truncate(int64_t size);

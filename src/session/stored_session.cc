@@ -186,20 +186,30 @@ std::vector<std::byte> StoredSession::read_snapshot(size_t i) const {
   return state;
 }
 
+int64_t StoredSession::kv_offset(const Record& record, int layer) const {
+  const auto& kv = layout().kv;
+  return record.ordinal * layout().kv_bytes() +
+         std::accumulate(kv.begin(), kv.begin() + layer, int64_t{0});
+}
+
 void StoredSession::read_kv(int64_t record, int layer, std::span<std::byte> out) const {
   const Record& r = records_[static_cast<size_t>(record)];
   const auto l = static_cast<size_t>(layer);
   SALA_CHECK(std::ssize(out) == layout().kv[l], "{} bytes for the {} of layer {}", out.size(),
              layout().kv[l], layer);
-  const int64_t before =
-      std::accumulate(layout().kv.begin(), layout().kv.begin() + layer, int64_t{0});
   const File& data = segments_.at(r.segment).kv;
-  data.read(r.ordinal * layout().kv_bytes() + before, out);
+  data.read(kv_offset(r, layer), out);
   if (checksum(out) != kv_checksums_[static_cast<size_t>(record) * layout().kv.size() + l])
     fail(
         "{}: keys and values of page {}, layer {} do not fit their checksum; the file is damaged: "
         "restore it from a copy, or roll back to {} tokens or fewer",
         data.path().string(), r.page, layer, r.page * layout().page);
+}
+
+void StoredSession::will_read_kv(int64_t record, int layer) const {
+  const Record& r = records_[static_cast<size_t>(record)];
+  segments_.at(r.segment).kv.will_read(kv_offset(r, layer),
+                                       layout().kv[static_cast<size_t>(layer)]);
 }
 
 void StoredSession::read_index(int64_t record, std::span<std::byte> out) const {

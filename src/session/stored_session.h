@@ -50,6 +50,8 @@ class StoredSession {
   int64_t record_of(int64_t page) const { return pages_[static_cast<size_t>(page)]; }
   /// The keys and values of one layer of a record: layout().kv[layer] bytes.
   void read_kv(int64_t record, int layer, std::span<std::byte> out) const;
+  /// Says that read_kv will follow soon.
+  void will_read_kv(int64_t record, int layer) const;
   /// The index of all layers of a record: layout().index_bytes().
   void read_index(int64_t record, std::span<std::byte> out) const;
   /// The states of manifest().snapshots[i]: layout().state bytes.
@@ -96,6 +98,7 @@ class StoredSession {
   void check_record(std::span<const std::byte> record, const File& file, int64_t page) const;
   void add_record(int64_t segment, int64_t ordinal, std::span<const std::byte> record);
   uint64_t pages_checksum() const;
+  int64_t kv_offset(const Record& record, int layer) const;
 
   void begin_writing();
   SegmentFiles& growing();

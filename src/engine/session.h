@@ -1,0 +1,71 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/open.h"
+#include "engine/runner.h"
+#include "session/stored_session.h"
+
+namespace sala {
+
+/// What a session's memory depends on in a run.
+struct SessionFacts {
+  Facts identity;        ///< a session with others is refused
+  Facts numerics;        ///< a session with others is not exact
+  SessionLayout layout;  ///< follows from the identity
+};
+
+/// The facts of a run of `model`, which was made of `files`. Throws Error for the policy `hf` where
+/// the model has layers that it concerns: under it a text does not mean the same in every run.
+SessionFacts session_facts(const ModelFiles& files, const Model& model, const Device& device,
+                           const RunOptions& options);
+
+/// A text on the disk with its memory, to be gone on with by runners of one model. docs/sessions.md
+/// says what is promised.
+class Session {
+ public:
+  using Access = StoredSession::Access;
+
+  /// Makes a session, which exists once it is saved.
+  static Session create(const std::filesystem::path& dir, const std::string& model,
+                        const SessionFacts& here);
+  /// Opens one. Throws Error when it is damaged, when its identity is not that of this run, or, if
+  /// `inexact` is false, when its numerics are not.
+  static Session open(const std::filesystem::path& dir, Access access, const SessionFacts& here,
+                      bool inexact);
+
+  std::span<const int32_t> tokens() const { return stored_->tokens(); }
+  const Manifest& manifest() const { return stored_->manifest(); }
+  /// How the session's numerics differ from this run's, in words; empty when it is exact.
+  const std::vector<std::string>& differences() const { return differences_; }
+
+  /// The text's memory as a sequence of `runner`, which has room for it. Reads index and the last
+  /// states; keys and values are read, and checked, when a step asks for them.
+  Hold restore(Runner& runner) const;
+  /// Makes the session the text `text` and commits: what it shares with the text so far stays, the
+  /// rest is taken from `hold`, which has read all of it. `turn`: a message of a chat begins where
+  /// the new part does.
+  void save(Runner& runner, Hold& hold, std::span<const int> text, bool turn = false);
+  /// Makes the session its first `tokens` tokens and commits.
+  void roll_back(int64_t tokens);
+
+ private:
+  Session(StoredSession stored, const SessionFacts& here)
+      : stored_(std::make_shared<StoredSession>(std::move(stored))), here_(here) {}
+  void save_pages(Cache& cache, const Hold& hold, int64_t from);
+  void save_snapshots(Cache& cache, Hold& hold);
+
+  std::shared_ptr<StoredSession> stored_;  ///< caches read keys and values from it
+  SessionFacts here_;
+  std::vector<std::string> differences_;
+};
+
+/// Has `options` hold the snapshots that a session's sequence needs.
+void make_room_for_session(const ModelConfig& config, RunOptions& options);
+
+}  // namespace sala
