@@ -17,7 +17,7 @@ namespace fs = std::filesystem;
 constexpr int64_t kPiece = int64_t{1} << 20;
 constexpr int64_t kTokenBytes = sizeof(int32_t);
 
-std::string read_manifest(const fs::path& dir) {
+std::string manifest_text(const fs::path& dir) {
   const File file = File::open(dir / "manifest.json");
   constexpr int64_t kMostBytes = int64_t{64} << 20;
   const int64_t size = file.size();
@@ -38,6 +38,10 @@ uint64_t sum_of(std::span<const std::byte> record) {
 
 }  // namespace
 
+Manifest read_manifest(const fs::path& dir) {
+  return parse_manifest(manifest_text(dir), (dir / "manifest.json").string());
+}
+
 bool StoredSession::exists(const fs::path& dir) {
   std::error_code ignored;
   return fs::is_regular_file(dir / "manifest.json", ignored);
@@ -54,15 +58,15 @@ StoredSession StoredSession::open(const fs::path& dir, Access access) {
   if (!exists(dir)) fail("{}: not a session: there is no manifest.json", dir.string());
   if (access == Access::write) {
     File lock = lock_to_write(dir);
-    const std::string text = read_manifest(dir);
+    const std::string text = manifest_text(dir);
     return load(dir, std::move(lock), text);
   }
-  for (std::string text = read_manifest(dir);;) {
+  for (std::string text = manifest_text(dir);;) {
     try {
       return load(dir, {}, text);
     } catch (const Error&) {
       // A writer that commits meanwhile may have removed files of the manifest before.
-      std::string again = read_manifest(dir);
+      std::string again = manifest_text(dir);
       if (again == text) throw;
       text = std::move(again);
     }

@@ -13,6 +13,9 @@
 
 namespace sala {
 
+/// The manifest of the session in `dir`, checked by itself; its files may still be damaged.
+Manifest read_manifest(const std::filesystem::path& dir);
+
 /// One session as it lies in its directory: tokens, pages, snapshots. Knows bytes and no model.
 ///
 /// What is read has been checked: manifest, tokens, snapshots and index when it is opened, keys and

@@ -1,6 +1,7 @@
 // sala chat: a conversation on the terminal.
 #include <algorithm>
 #include <cstdio>
+#include <optional>
 #include <span>
 
 #include "base/error.h"
@@ -11,6 +12,7 @@
 #include "tools/command.h"
 #include "tools/conversation.h"
 #include "tools/sampling_flags.h"
+#include "tools/session_flags.h"
 #include "tools/terminal.h"
 
 namespace sala {
@@ -38,18 +40,23 @@ struct ChatCommand {
   SamplingFlags sampling;
   std::string system;
   int64_t context = 0, limit = 0;
+  SessionFlags session;
 
   void run() const;
+  int64_t context_for(const LoadedModel& loaded, const std::optional<Session>& kept) const;
 };
 
 /// A chat with one sequence in memory: of every prompt only what is new is read, as long as it goes
-/// on from what the sequence has.
+/// on from what the sequence has. With a session the text before this chat is the session's, and
+/// every answer is saved there.
 class Chat {
  public:
-  Chat(const ChatCommand& command, LoadedModel& loaded, Runner& runner)
+  Chat(const ChatCommand& command, LoadedModel& loaded, Runner& runner,
+       std::optional<Session> session)
       : command_(command),
         loaded_(loaded),
         runner_(runner),
+        session_(std::move(session)),
         terminal_(is_interactive()),
         sampling_(command.sampling.over(loaded.files.sampling)) {
     conversation_.set_system(command.system);
@@ -61,8 +68,13 @@ class Chat {
   void welcome() const;
   void obey(const std::string& line);
   void answer(std::string text);
-  std::string rendered() const;
-  std::vector<int> prompt_tokens(const std::string& text) const;
+  void undo();
+  void clear();
+  void set_system(const std::string& text);
+  std::string system() const;
+  std::vector<int> prompt() const;
+  bool opens_thinking(const std::vector<int>& prompt) const;
+  void begin_sequence(const std::vector<int>& prompt);
   Generation generate_from(const std::vector<int>& prompt, bool thinking);
   void report(const Generation& answer) const;
   void note(std::string_view text) const;
@@ -70,6 +82,7 @@ class Chat {
   const ChatCommand& command_;
   LoadedModel& loaded_;
   Runner& runner_;
+  std::optional<Session> session_;
   bool terminal_;
   SamplingParams sampling_;
   Conversation conversation_;
@@ -87,6 +100,10 @@ void Chat::welcome() const {
   if (terminal_)
     note(fmt::format("{}: a context of {} tokens. /help lists the commands, Ctrl-D leaves.",
                      loaded_.files.path.filename().string(), runner_.options().context));
+  if (session_)
+    note(fmt::format("[session {}: {} tokens, {} exchanges; answers are saved]",
+                     command_.session.name, session_->tokens().size(),
+                     session_->manifest().turns.size()));
 }
 
 void Chat::run() {
@@ -131,17 +148,15 @@ void Chat::obey(const std::string& line) {
     note(fmt::format("[{} messages in {}]", conversation_.size(), argument));
   } else if (name == "/load") {
     needs_path();
+    if (session_) fail("/load would replace the session's messages; chat without --session");
     conversation_.load(argument);
     note(fmt::format("[{} messages from {}]", conversation_.size(), argument));
   } else if (name == "/undo") {
-    if (!conversation_.undo()) fail("there is no message to remove");
-    note(fmt::format("[removed the last exchange; {} messages are left]", conversation_.size()));
+    undo();
   } else if (name == "/clear") {
-    conversation_.clear();
-    attached_.clear();
-    note("[removed all messages]");
+    clear();
   } else if (name == "/system") {
-    conversation_.set_system(argument);
+    set_system(argument);
     note(argument.empty() ? "[no system message]" : "[the system message is set]");
   } else if (name == "/set") {
     const size_t split = argument.find_first_of(" \t=");
@@ -160,29 +175,91 @@ void Chat::obey(const std::string& line) {
   }
 }
 
-std::string Chat::rendered() const {
-  return loaded_.files.chat_template->render(conversation_.messages(), nullptr, true);
+void Chat::undo() {
+  if (session_) {
+    if (session_->manifest().turns.empty()) fail("there is no message to remove");
+    session_->roll_back(session_->manifest().turns.back());
+    hold_.reset();
+    conversation_.undo();
+    note(fmt::format("[removed the last exchange; the session has {} tokens]",
+                     session_->tokens().size()));
+    return;
+  }
+  if (!conversation_.undo()) fail("there is no message to remove");
+  note(fmt::format("[removed the last exchange; {} messages are left]", conversation_.size()));
 }
 
-std::vector<int> Chat::prompt_tokens(const std::string& text) const {
-  std::vector<int> tokens = loaded_.files.tokenizer->encode(text, {.parse_special = true});
+void Chat::clear() {
+  if (session_ && !session_->manifest().turns.empty()) {
+    session_->roll_back(session_->manifest().turns.front());
+    hold_.reset();
+  }
+  conversation_.clear();
+  attached_.clear();
+  note("[removed all messages]");
+}
+
+void Chat::set_system(const std::string& text) {
+  if (session_ && !session_->manifest().turns.empty())
+    fail("a system message comes before the first message, and the session has messages");
+  conversation_.set_system(text);
+}
+
+std::string Chat::system() const {
+  const OrderedJson messages = conversation_.messages();
+  const bool has = !messages.empty() && messages[0]["role"] == "system";
+  return has ? messages[0]["content"].get<std::string>() : "";
+}
+
+/// The text that the model answers: the whole conversation, up to where its answer begins.
+std::vector<int> Chat::prompt() const {
+  std::vector<int> tokens;
+  const OrderedJson messages = conversation_.messages();
+  if (session_) {
+    tokens.assign(session_->tokens().begin(), session_->tokens().end());
+    const bool first = session_->manifest().turns.empty();
+    const std::vector<int> more =
+        message_tokens(loaded_.files, session_->manifest(), first ? system() : "",
+                       messages.back()["content"].get<std::string>());
+    tokens.insert(tokens.end(), more.begin(), more.end());
+  } else {
+    tokens = loaded_.files.tokenizer->encode(
+        loaded_.files.chat_template->render(messages, nullptr, true), {.parse_special = true});
+  }
   const int64_t context = runner_.options().context;
-  if (static_cast<int64_t>(tokens.size()) >= context)
+  if (std::ssize(tokens) >= context)
     fail(
         "the conversation with this message is {} tokens and the context has room for {}: /undo or "
-        "/clear make room, or /save it and start again with --ctx {}",
-        tokens.size(), context, std::max<int64_t>(2 * context, 2 * int64_t(tokens.size())));
+        "/clear make room, or {}start again with --ctx {}",
+        tokens.size(), context, session_ ? "" : "/save it and ",
+        std::max<int64_t>(2 * context, 2 * std::ssize(tokens)));
   return tokens;
 }
 
-Generation Chat::generate_from(const std::vector<int>& prompt, bool thinking) {
-  const bool goes_on = hold_ && read_.size() < prompt.size() &&
-                       std::ranges::equal(read_, std::span(prompt).first(read_.size()));
-  if (!goes_on) {
-    hold_.reset();  // before the next one: the runner has room for one sequence
+/// Whether the template has begun a model's thoughts: `prompt` ends with <think>.
+bool Chat::opens_thinking(const std::vector<int>& prompt) const {
+  constexpr size_t kTail = 16;  // tokens
+  const std::string text = loaded_.files.tokenizer->decode(
+      std::span(prompt).last(std::min(kTail, prompt.size())), false);
+  const size_t end = text.find_last_not_of(" \t\n");
+  return std::string_view(text).substr(0, end + 1).ends_with("<think>");
+}
+
+/// Has hold_ begin like `prompt`, with one token at least left to read.
+void Chat::begin_sequence(const std::vector<int>& prompt) {
+  if (hold_ && read_.size() < prompt.size() &&
+      std::ranges::equal(read_, std::span(prompt).first(read_.size())))
+    return;
+  hold_.reset();  // before the next one: the runner has room for one sequence
+  if (session_)
+    hold_.emplace(session_->restore(runner_));
+  else
     hold_.emplace(runner_.open());
-    read_.clear();
-  }
+  read_.assign(prompt.begin(), prompt.begin() + hold_->kept());
+}
+
+Generation Chat::generate_from(const std::vector<int>& prompt, bool thinking) {
+  begin_sequence(prompt);
   const int64_t room = runner_.options().context - static_cast<int64_t>(prompt.size());
   AnswerPrinter printer(terminal_, thinking);
   GenerateOptions what{.limit = command_.limit > 0 ? std::min(command_.limit, room) : room,
@@ -190,13 +267,15 @@ Generation Chat::generate_from(const std::vector<int>& prompt, bool thinking) {
                        .stop = loaded_.files.stop,
                        .stop_strings = command_.sampling.stops};
   what.on_text = [&](const std::string& text) { printer.show(text); };
-  what.on_prompt_progress = prompt_progress(static_cast<int64_t>(prompt.size() - read_.size()));
+  what.on_prompt_progress = prompt_progress(std::ssize(prompt) - hold_->length());
   what.cancelled = [&] { return interrupts_.requested(); };
   try {
     Generation answer = generate(runner_, *hold_, *loaded_.files.tokenizer, prompt, what);
     printer.finish();
     read_ = prompt;
     read_.insert(read_.end(), answer.tokens.begin(), answer.tokens.end());
+    const bool answered = answer.finish != Finish::cancelled || !answer.tokens.empty();
+    if (session_ && answered) save_reply(*session_, runner_, *hold_, read_, true);
     read_.resize(static_cast<size_t>(hold_->length()));
     return answer;
   } catch (const Error&) {
@@ -210,13 +289,9 @@ Generation Chat::generate_from(const std::vector<int>& prompt, bool thinking) {
 void Chat::answer(std::string text) {
   conversation_.add("user", attached_ + text);
   try {
-    const std::string prompt = rendered();
-    const size_t end = prompt.find_last_not_of(" \t\n");
-    const bool thinking = std::string_view(prompt)
-                              .substr(0, end == std::string::npos ? 0 : end + 1)
-                              .ends_with("<think>");
+    const std::vector<int> tokens = prompt();
     interrupts_.clear();
-    const Generation answer = generate_from(prompt_tokens(prompt), thinking);
+    const Generation answer = generate_from(tokens, opens_thinking(tokens));
     attached_.clear();
     if (answer.finish == Finish::cancelled && answer.tokens.empty()) {
       conversation_.undo();
@@ -258,12 +333,25 @@ void ChatCommand::run() const {
     fail("{}: has no chat template; use sala run --raw to complete a text",
          loaded.files.path.string());
   RunOptions options = model.run_options();
-  const int64_t trained = loaded.files.config.trained_context;
-  options.context = context > 0   ? context
-                    : trained > 0 ? std::min(trained, kDefaultContext)
-                                  : kDefaultContext;
+  std::optional<Session> kept;
+  if (session.used()) {
+    make_room_for_session(loaded.files.config, options);
+    kept.emplace(open_session(session.directory.of(session.name), Session::Access::write, loaded,
+                              options, session.inexact));
+  }
+  options.context = context_for(loaded, kept);
   Runner runner(*loaded.model, *loaded.device, options);
-  Chat(*this, loaded, runner).run();
+  Chat(*this, loaded, runner, std::move(kept)).run();
+}
+
+int64_t ChatCommand::context_for(const LoadedModel& loaded,
+                                 const std::optional<Session>& kept) const {
+  const int64_t before = kept ? std::ssize(kept->tokens()) : 0;
+  if (context > 0 && context <= before)
+    fail("--ctx is {}; the session has {} tokens already", context, before);
+  if (context > 0) return context;
+  const int64_t trained = loaded.files.config.trained_context;
+  return before + (trained > 0 ? std::min(trained, kDefaultContext) : kDefaultContext);
 }
 
 }  // namespace
@@ -275,13 +363,16 @@ void add_chat(CLI::App& app) {
   chat->sampling.add_to(command);
   command.add_option("--system", chat->system, "a system message");
   command
-      .add_option("--ctx", chat->context,
-                  "tokens of context [default: what the model was trained on, 8192 at most]")
+      .add_option(
+          "--ctx", chat->context,
+          "tokens of context [default: what the model was trained on, 8192 at most, and the "
+          "session's]")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
   command
       .add_option("-n,--predict", chat->limit,
                   "tokens of an answer at most [default: what the context has room for]")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  chat->session.add_to(command);
   read_environment(command);
   command.callback([chat] { chat->run(); });
 }

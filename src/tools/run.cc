@@ -1,4 +1,6 @@
 // sala run: a prompt in, a reply out.
+#include <fmt/ranges.h>
+
 #include <cstdio>
 #include <optional>
 
@@ -8,6 +10,7 @@
 #include "tools/block_trace.h"
 #include "tools/command.h"
 #include "tools/sampling_flags.h"
+#include "tools/session_flags.h"
 
 namespace sala {
 namespace {
@@ -17,17 +20,19 @@ struct RunCommand {
   std::string prompt, file, system, trace_blocks;
   SamplingFlags sampling;
   int64_t limit = 512, logprobs = -1;
-  bool raw = false, json = false;
+  bool raw = false, json = false, save = false;
+  SessionFlags session;
 
   void run() const;
-  std::vector<int> prompt_tokens(const ModelFiles& files) const;
+  std::vector<int> prompt_tokens(const ModelFiles& files, const Manifest* before) const;
 };
 
 double rate(int64_t tokens, double seconds) {
   return seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
 }
 
-std::vector<int> RunCommand::prompt_tokens(const ModelFiles& files) const {
+/// The ids to be read behind those of a session, if there is one before.
+std::vector<int> RunCommand::prompt_tokens(const ModelFiles& files, const Manifest* before) const {
   const Tokenizer& tokenizer = files.require_tokenizer();
   const std::string document = file.empty() ? "" : read_text(file);
   std::vector<int> tokens;
@@ -39,18 +44,20 @@ std::vector<int> RunCommand::prompt_tokens(const ModelFiles& files) const {
   if (raw) {
     if (!system.empty())
       throw UsageError("--system needs the chat template, which --raw leaves out");
-    tokens = files.raw_prefix();
+    if (before == nullptr || before->tokens == 0) tokens = files.raw_prefix();
     append(document);
     append(prompt);
+    if (before != nullptr && before->tokens > 0) return tokens;  // maybe none: to go on writing
   } else {
     if (!files.chat_template)
       fail("{}: has no chat template; use --raw to give the prompt as it is", files.path.string());
     if (document.empty() && prompt.empty())
       fail("the prompt is empty; give text with -p or --file");
-    OrderedJson messages = OrderedJson::array();
-    if (!system.empty()) messages.push_back({{"role", "system"}, {"content", system}});
     const std::string content =
         document.empty() ? prompt : document + (prompt.empty() ? "" : "\n\n" + prompt);
+    if (before != nullptr) return message_tokens(files, *before, system, content);
+    OrderedJson messages = OrderedJson::array();
+    if (!system.empty()) messages.push_back({{"role", "system"}, {"content", system}});
     messages.push_back({{"role", "user"}, {"content", content}});
     append(files.chat_template->render(messages, nullptr, true), {.parse_special = true});
   }
@@ -74,29 +81,78 @@ Json logprobs_json(const std::vector<Logprobs>& all, const Tokenizer& tokenizer)
   return out;
 }
 
+/// What `--json` tells of every run.
+Json facts_json(const LoadedModel& loaded, const Runner& runner, const Generation& reply) {
+  const RunMemory memory = runner.memory();
+  return {{"text", reply.text},
+          {"tokens", reply.tokens},
+          {"finish_reason", name_of(reply.finish)},
+          {"generated_tokens", reply.tokens.size()},
+          {"prompt_tokens_per_second", rate(reply.prompt_read, reply.prompt_seconds)},
+          {"generated_tokens_per_second", rate(reply.reply_steps, reply.reply_seconds)},
+          {"load_seconds", loaded.load_seconds},
+          {"threads", loaded.device->threads()},
+          {"memory",
+           {{"weights", loaded.model->weight_bytes()},
+            {"kv", memory.cache.kv},
+            {"index", memory.cache.index},
+            {"state", memory.cache.state},
+            {"workspace", memory.workspace + loaded.device->scratch_bytes()}}}};
+}
+
+std::string session_line(const std::string& name, const Session& session, int64_t before,
+                         bool saved) {
+  std::string line = fmt::format("[session {}: {} tokens before", name, before);
+  line += saved ? fmt::format(", {} now", session.tokens().size()) : ", unchanged";
+  if (!session.differences().empty())
+    line += fmt::format("; inexact: {}", fmt::join(session.differences(), "; "));
+  return line + "]";
+}
+
+/// The sequence for `prompt`, with what a session has of it; one token at least is left to read.
+Hold begin(Runner& runner, const std::optional<Session>& session, std::span<const int> prompt) {
+  if (!session) return runner.open(prompt);
+  Hold hold = session->restore(runner);
+  if (hold.length() == std::ssize(prompt)) runner.cache().roll_back(hold, hold.length() - 1);
+  return hold;
+}
+
 void RunCommand::run() const {
   if (logprobs >= 0 && !json) throw UsageError("--logprobs needs --json");
+  if (save && !session.used()) throw UsageError("--save needs --session");
+  std::filesystem::path dir;  // a wrong name is told before minutes of loading
+  if (session.used())
+    dir = save ? session.directory.of(session.name) : session.directory.existing(session.name);
   LoadedModel loaded = load_model(model, OpenText::yes);
-  const std::vector<int> tokens = prompt_tokens(loaded.files);
-  const auto count = static_cast<int64_t>(tokens.size());
-
   RunOptions options = model.run_options();
-  options.context = count + limit;
+  std::optional<Session> kept;
+  std::vector<int> tokens;
+  if (session.used()) {
+    make_room_for_session(loaded.files.config, options);
+    const auto access = save ? Session::Access::write : Session::Access::read;
+    kept.emplace(open_session(dir, access, loaded, options, session.inexact));
+    tokens.assign(kept->tokens().begin(), kept->tokens().end());
+  }
+  const auto before = std::ssize(tokens);
+  const std::vector<int> added = prompt_tokens(loaded.files, kept ? &kept->manifest() : nullptr);
+  tokens.insert(tokens.end(), added.begin(), added.end());
+  options.context = std::ssize(tokens) + limit;
   Runner runner(*loaded.model, *loaded.device, options);
+  Hold hold = begin(runner, kept, tokens);
+  const int64_t again = before - hold.length();
 
   GenerateOptions what{.limit = limit,
                        .sampling = sampling.over(loaded.files.sampling),
                        .stop = loaded.files.stop,
                        .stop_strings = sampling.stops,
                        .logprobs = logprobs};
-  what.on_prompt_progress = prompt_progress(count);
+  what.on_prompt_progress = prompt_progress(std::ssize(tokens) - hold.length());
   if (!json) {
     what.on_text = [](const std::string& text) {
       std::fwrite(text.data(), 1, text.size(), stdout);
       std::fflush(stdout);
     };
   }
-  Hold hold = runner.open();
   std::optional<TraceWriter> trace;
   if (!trace_blocks.empty()) {
     trace.emplace(trace_blocks, loaded.files.config, *loaded.files.tokenizer, tokens,
@@ -105,26 +161,20 @@ void RunCommand::run() const {
   }
   const Generation reply = generate(runner, hold, *loaded.files.tokenizer, tokens, what);
   if (trace) trace->finish(reply.tokens, *loaded.files.tokenizer);
-  const double prompt_rate = rate(count, reply.prompt_seconds);
-  const double reply_rate = rate(reply.reply_steps, reply.reply_seconds);
+  if (save) {
+    tokens.insert(tokens.end(), reply.tokens.begin(), reply.tokens.end());
+    save_reply(*kept, runner, hold, tokens, !raw);
+  }
   if (json) {
-    const RunMemory memory = runner.memory();
-    Json out = {{"text", reply.text},
-                {"tokens", reply.tokens},
-                {"finish_reason", name_of(reply.finish)},
-                {"prompt_tokens", count},
-                {"generated_tokens", reply.tokens.size()},
-                {"prompt_tokens_per_second", prompt_rate},
-                {"generated_tokens_per_second", reply_rate},
-                {"load_seconds", loaded.load_seconds},
-                {"threads", loaded.device->threads()},
-                {"memory",
-                 {{"weights", loaded.model->weight_bytes()},
-                  {"kv", memory.cache.kv},
-                  {"index", memory.cache.index},
-                  {"state", memory.cache.state},
-                  {"workspace", memory.workspace + loaded.device->scratch_bytes()}}}};
+    Json out = facts_json(loaded, runner, reply);
+    out["prompt_tokens"] = added.size();
     if (logprobs >= 0) out["logprobs"] = logprobs_json(reply.logprobs, *loaded.files.tokenizer);
+    if (kept)
+      out["session"] = {{"name", session.name},
+                        {"tokens", before},
+                        {"read_again", again},
+                        {"saved", save},
+                        {"inexact", kept->differences()}};
     fmt::print("{}\n", out.dump(-1, ' ', false, Json::error_handler_t::replace));
   } else {
     std::fputs("\n", stdout);
@@ -132,7 +182,9 @@ void RunCommand::run() const {
     fmt::print(stderr,
                "[prompt: {} tokens, {:.1f} tokens/s; generation: {} tokens, {:.1f} tokens/s; {} "
                "threads]\n",
-               count, prompt_rate, reply.tokens.size(), reply_rate, loaded.device->threads());
+               added.size(), rate(reply.prompt_read, reply.prompt_seconds), reply.tokens.size(),
+               rate(reply.reply_steps, reply.reply_seconds), loaded.device->threads());
+    if (kept) fmt::print(stderr, "{}\n", session_line(session.name, *kept, before, save));
   }
 }
 
@@ -158,6 +210,9 @@ void add_run(CLI::App& app) {
   command.add_option("--system", run->system, "a system message");
   command.add_flag("--raw", run->raw, "give the texts as they are, without the chat template");
   command.add_flag("--json", run->json, "print one JSON object instead of streaming");
+  run->session.add_to(command);
+  command.add_flag("--save", run->save,
+                   "keep prompt and reply in the session, a new one if need be");
   read_environment(command);
   command.callback([run] { run->run(); });
 }
