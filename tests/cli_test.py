@@ -500,6 +500,15 @@ class Documented(Case):
         self.assertEqual(json.loads(harness.sala("tokenize", self.good, "-p", "hello")), out["ids"])
         self.assertEqual(json.loads(harness.sala("tokenize", self.good, stdin="hello")), out["ids"])
 
+    def test_session(self):
+        text, where = self.folder / "text.txt", ["--sessions-dir", self.folder / "sessions"]
+        text.write_text("hello there " * 20)
+        harness.sala("session", "ingest", self.good, "book", text, *where)
+        self.compare("session inspect", "session", "inspect", "book", *where, varying=("identity", "origins[].numerics"))
+        out = json.loads(harness.sala("run", self.good, "--session", "book", "-p", "hello", "-n", 3, "--json", *where))
+        keys = self.documented("run") | {"session." + k for k in ("name", "tokens", "read_again", "saved", "inexact")}
+        self.assertEqual(flat(out), keys)
+
     def test_eval_ppl(self):
         (self.folder / "text.txt").write_text("hello there " * 20)
         out = self.compare("eval ppl", "eval", "ppl", self.good, self.folder / "text.txt", "--ctx", 50)
@@ -554,7 +563,7 @@ class Run(Case):
 
     def test_help_and_version(self):
         for arguments in (["--help"], ["run", "--help"], ["logits", "--help"], ["inspect", "--help"], ["tokenize", "--help"],
-                          ["eval", "ppl", "--help"]):
+                          ["eval", "ppl", "--help"], ["session", "--help"], ["session", "ingest", "--help"]):
             self.assertIn("--", harness.sala(*arguments))
         self.assertRegex(harness.sala("--version"), r"\d+\.\d+")
 
