@@ -91,29 +91,34 @@ Session Session::open(const fs::path& dir, Access access, const SessionFacts& he
   return session;
 }
 
-Hold Session::restore(Runner& runner) const {
-  const Manifest& m = manifest();
+Hold Session::restore(Runner& runner, int64_t count) const {
+  const SessionLayout& layout = stored_->layout();
   const int64_t vocab = runner.model().config().vocab;
+  SALA_CHECK(count >= 0 && count <= std::ssize(tokens()), "{} of {} tokens", count,
+             tokens().size());
   for (const int32_t token : tokens())
     if (token >= vocab)
       fail("{}: holds token {}; the model's vocabulary has {}", stored_->dir().string(), token,
            vocab);
   StoredText text;
-  text.tokens = m.tokens;
+  text.tokens = count;
   text.store = std::make_shared<SessionPages>(stored_);
-  for (int64_t page = 0; page < m.pages(); ++page) text.records.push_back(stored_->record_of(page));
+  for (int64_t page = 0; page < layout.pages(count); ++page)
+    text.records.push_back(stored_->record_of(page));
   text.read_index = [reader = std::make_shared<IndexReader>(stored_)](int64_t page, int layer,
                                                                       std::span<std::byte> out) {
     reader->read(page, layer, out);
   };
-  if (!m.snapshots.empty()) {
-    const size_t last = m.snapshots.size() - 1;
-    text.snapshots.emplace_back(m.snapshots[last].position, [this, last](std::span<std::byte> out) {
+  const auto& snapshots = manifest().snapshots;
+  const auto behind = std::ranges::upper_bound(snapshots, count, {}, &Manifest::Snapshot::position);
+  if (behind != snapshots.begin()) {
+    const auto last = static_cast<size_t>(behind - snapshots.begin() - 1);
+    text.snapshots.emplace_back(snapshots[last].position, [this, last](std::span<std::byte> out) {
       std::ranges::copy(stored_->read_snapshot(last), out.begin());
     });
   }
   std::optional<Hold> hold = runner.cache().restore(text);
-  SALA_CHECK(hold.has_value(), "no room for {} tokens", m.tokens);
+  SALA_CHECK(hold.has_value(), "no room for {} tokens", count);
   return std::move(*hold);
 }
 

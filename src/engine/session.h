@@ -44,9 +44,10 @@ class Session {
   /// How the session's numerics differ from this run's, in words; empty when it is exact.
   const std::vector<std::string>& differences() const { return differences_; }
 
-  /// The text's memory as a sequence of `runner`, which has room for it. Reads index and the last
-  /// states; keys and values are read, and checked, when a step asks for them.
-  Hold restore(Runner& runner) const;
+  /// The memory of the text's first `tokens` tokens as a sequence of `runner`, which has room for
+  /// it. Reads their index and the last states before their end; keys and values are read, and
+  /// checked, when a step asks for them.
+  Hold restore(Runner& runner, int64_t tokens) const;
   /// Makes the session the text `text` and commits: what it shares with the text so far stays, the
   /// rest is taken from `hold`, which has read all of it. `turn`: a message of a chat begins where
   /// the new part does.

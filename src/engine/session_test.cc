@@ -37,7 +37,7 @@ struct Case {
   const char* name;
   StoredType weights;
   ComputeMode compute;
-  DType kv;
+  KvType kv;
   bool hybrid = true;   ///< else attention in every layer, which has no states
   bool spills = false;  ///< keys and values do not fit in memory
 };
@@ -112,7 +112,7 @@ class Sessions : public ::testing::TestWithParam<Case> {
   void go_on(const std::string& name, const Text& more, bool save) {
     Session session = open(name);
     Runner runner(*model_, *device_, options());
-    Hold hold = session.restore(runner);
+    Hold hold = session.restore(runner, std::ssize(session.tokens()));
     Text text = copy(session.tokens());
     ASSERT_EQ(hold.kept(), std::ssize(text));
     ASSERT_LT(hold.kept() - hold.length(), 2 * 32 + kLongest / 2);
@@ -235,7 +235,7 @@ TEST_P(Sessions, DamageIsRefusedBeforeItIsUsed) {
     // A step that does not choose the page is right; one that does is refused.
     Session session = open("a", Access::read);
     Runner runner(*model_, *device_, options());
-    Hold hold = session.restore(runner);
+    Hold hold = session.restore(runner, std::ssize(session.tokens()));
     Text text = copy(session.tokens());
     text.push_back(5);
     try {
@@ -259,7 +259,7 @@ TEST_P(Sessions, OtherModelsAndOptionsAreRefused) {
   o.sparse = SparsePolicy::dense;
   refuse(session_facts(files_, *model_, *device_, o), {"session a: sparse is always", "dense"});
   o = options();
-  o.kv = o.kv == DType::f32 ? DType::bf16 : DType::f32;
+  o.kv = o.kv == KvType::f32 ? KvType::bf16 : KvType::f32;
   refuse(session_facts(files_, *model_, *device_, o), {"session a: kv is"});
   o.sparse = SparsePolicy::hf;
   expect_error([&] { session_facts(files_, *model_, *device_, o); }, {"--sparse hf"});
@@ -276,7 +276,7 @@ TEST_P(Sessions, OtherModelsAndOptionsAreRefused) {
     Session session = Session::open(dir("a"), Access::write, here, true);
     EXPECT_EQ(session.differences().size(), 1U);
     Runner runner(*model_, *device_, options());
-    Hold hold = session.restore(runner);
+    Hold hold = session.restore(runner, std::ssize(session.tokens()));
     Text text = copy(session.tokens());
     text.push_back(1);
     read(runner, hold, text);
@@ -290,12 +290,13 @@ TEST_P(Sessions, OtherModelsAndOptionsAreRefused) {
 }
 
 std::vector<Case> cases() {
-  return {{"f32_f32", StoredType::f32, ComputeMode::f32, DType::f32},
-          {"bf16_bf16", StoredType::bf16, ComputeMode::automatic, DType::bf16},
-          {"int8_bf16", StoredType::q8_0, ComputeMode::int8, DType::bf16},
-          {"attention_f32", StoredType::f32, ComputeMode::f32, DType::f32, false},
-          {"f32_f32_spills", StoredType::f32, ComputeMode::f32, DType::f32, true, true},
-          {"bf16_bf16_spills", StoredType::bf16, ComputeMode::automatic, DType::bf16, true, true}};
+  return {{"f32_f32", StoredType::f32, ComputeMode::f32, KvType::f32},
+          {"bf16_bf16", StoredType::bf16, ComputeMode::automatic, KvType::bf16},
+          {"int8_bf16", StoredType::q8_0, ComputeMode::int8, KvType::bf16},
+          {"f32_int8", StoredType::f32, ComputeMode::f32, KvType::int8},
+          {"attention_f32", StoredType::f32, ComputeMode::f32, KvType::f32, false},
+          {"f32_f32_spills", StoredType::f32, ComputeMode::f32, KvType::f32, true, true},
+          {"bf16_bf16_spills", StoredType::bf16, ComputeMode::automatic, KvType::bf16, true, true}};
 }
 
 INSTANTIATE_TEST_SUITE_P(Modes, Sessions, ::testing::ValuesIn(cases()),

@@ -252,7 +252,7 @@ void Chat::begin_sequence(const std::vector<int>& prompt) {
     return;
   hold_.reset();  // before the next one: the runner has room for one sequence
   if (session_)
-    hold_.emplace(session_->restore(runner_));
+    hold_.emplace(session_->restore(runner_, std::ssize(session_->tokens())));
   else
     hold_.emplace(runner_.open());
   read_.assign(prompt.begin(), prompt.begin() + hold_->kept());

@@ -52,7 +52,7 @@ std::vector<int> IngestCommand::text(const ModelFiles& model_files,
 void IngestCommand::read(Session& session, Runner& runner, const std::vector<int>& tokens) const {
   const auto total = std::ssize(tokens);
   const Interrupts interrupts;
-  Hold hold = session.restore(runner);
+  Hold hold = session.restore(runner, std::ssize(session.tokens()));
   Progress bar("reading", "tokens");
   const int64_t begin = hold.length();
   int64_t saved = hold.kept();

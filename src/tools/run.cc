@@ -1,6 +1,7 @@
 // sala run: a prompt in, a reply out.
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <optional>
 
@@ -25,6 +26,8 @@ struct RunCommand {
 
   void run() const;
   std::vector<int> prompt_tokens(const ModelFiles& files, const Manifest* before) const;
+  Generation answer(Runner& runner, Hold& hold, const ModelFiles& files,
+                    std::span<const int> tokens) const;
 };
 
 double rate(int64_t tokens, double seconds) {
@@ -112,9 +115,24 @@ std::string session_line(const std::string& name, const Session& session, int64_
 /// The sequence for `prompt`, with what a session has of it; one token at least is left to read.
 Hold begin(Runner& runner, const std::optional<Session>& session, std::span<const int> prompt) {
   if (!session) return runner.open(prompt);
-  Hold hold = session->restore(runner);
-  if (hold.length() == std::ssize(prompt)) runner.cache().roll_back(hold, hold.length() - 1);
-  return hold;
+  return session->restore(runner, std::min(std::ssize(session->tokens()), std::ssize(prompt) - 1));
+}
+
+Generation RunCommand::answer(Runner& runner, Hold& hold, const ModelFiles& files,
+                              std::span<const int> tokens) const {
+  GenerateOptions what{.limit = limit,
+                       .sampling = sampling.over(files.sampling),
+                       .stop = files.stop,
+                       .stop_strings = sampling.stops,
+                       .logprobs = logprobs};
+  what.on_prompt_progress = prompt_progress(std::ssize(tokens) - hold.length());
+  if (!json) {
+    what.on_text = [](const std::string& text) {
+      std::fwrite(text.data(), 1, text.size(), stdout);
+      std::fflush(stdout);
+    };
+  }
+  return generate(runner, hold, *files.tokenizer, tokens, what);
 }
 
 void RunCommand::run() const {
@@ -140,26 +158,13 @@ void RunCommand::run() const {
   Runner runner(*loaded.model, *loaded.device, options);
   Hold hold = begin(runner, kept, tokens);
   const int64_t again = before - hold.length();
-
-  GenerateOptions what{.limit = limit,
-                       .sampling = sampling.over(loaded.files.sampling),
-                       .stop = loaded.files.stop,
-                       .stop_strings = sampling.stops,
-                       .logprobs = logprobs};
-  what.on_prompt_progress = prompt_progress(std::ssize(tokens) - hold.length());
-  if (!json) {
-    what.on_text = [](const std::string& text) {
-      std::fwrite(text.data(), 1, text.size(), stdout);
-      std::fflush(stdout);
-    };
-  }
   std::optional<TraceWriter> trace;
   if (!trace_blocks.empty()) {
     trace.emplace(trace_blocks, loaded.files.config, *loaded.files.tokenizer, tokens,
                   hold.length());
     runner.on_blocks = [&](int layer, In lists, In counts) { trace->add(layer, lists, counts); };
   }
-  const Generation reply = generate(runner, hold, *loaded.files.tokenizer, tokens, what);
+  const Generation reply = answer(runner, hold, loaded.files, tokens);
   if (trace) trace->finish(reply.tokens, *loaded.files.tokenizer);
   if (save) {
     tokens.insert(tokens.end(), reply.tokens.begin(), reply.tokens.end());
