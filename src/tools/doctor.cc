@@ -11,7 +11,6 @@
 namespace sala {
 namespace {
 
-constexpr DType kKvTypes[] = {DType::f32, DType::bf16};
 constexpr int64_t kSequences[] = {1, 4, 16};
 constexpr int64_t kLengths[] = {1024, 8192, 32768, 131072, 1 << 20};
 constexpr int64_t kMostContext = int64_t{1} << 24;
