@@ -3,6 +3,7 @@
 #   build   compiler, CMake and the libraries of the program
 #   fetch   what downloads the default model from PyPI
 #   test    what ./test.sh needs besides
+#   halo    what sala-halo needs besides: libtorch, and a fast BLAS for it
 #   all     what ./test.sh --all needs besides: clang 19 with its sanitizers, clang-format
 set -euo pipefail
 
@@ -13,6 +14,7 @@ for group in "$@"; do
                       libutf8proc-dev libedit-dev libxxhash-dev pkg-config) ;;
     fetch) packages+=(python3 python3-venv ca-certificates) ;;
     test) packages+=(libgtest-dev python3 python3-numpy python3-venv git) ;;
+    halo) packages+=(libtorch-dev libopenblas0-pthread) ;;
     all) packages+=(clang-19 libclang-rt-19-dev clang-format-19) ;;
     *) echo "packages.sh: unknown group \"$group\"" >&2; exit 2 ;;
   esac

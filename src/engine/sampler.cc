@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/random.h"
 
 namespace sala {
 namespace {
@@ -78,11 +79,7 @@ double sum_of_weights(std::span<const float> logits, double largest, double scal
 }  // namespace
 
 double uniform(uint64_t seed, uint64_t index) {
-  uint64_t z = seed + (index + 1) * 0x9E3779B97F4A7C15u;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-  z ^= z >> 31;
-  return static_cast<double>(z >> 11) * 0x1p-53;
+  return static_cast<double>(random_bits(seed, index) >> 11) * 0x1p-53;
 }
 
 double exp_of_negative(double x) { return x > kSmallest ? exponential(x) : 0.0; }

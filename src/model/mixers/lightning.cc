@@ -1,9 +1,9 @@
 // Lightning attention: linear attention with a constant decay per head (Qin et al. 2024, arXiv
 // 2401.04658), with per-head QK-norm, RoPE, output norm and output gate.
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
+#include "model/decay.h"
 #include "model/mixers/mixers.h"
 #include "model/mixers/projections.h"
 
@@ -12,18 +12,6 @@ namespace {
 
 // Tokens between two folds of the state: part of what a model computes, bit for bit, so fixed.
 constexpr int kCell = 32;
-
-/// Log-decays of n heads, positive: the ALiBi slopes (Press et al. 2022), the same in every layer.
-std::vector<double> decay_slopes(int n) {
-  std::vector<double> slopes;
-  const int power = static_cast<int>(std::bit_floor(static_cast<unsigned>(n)));
-  for (int h = 0; h < power; ++h) slopes.push_back(std::exp2(-8.0 * (h + 1) / power));
-  if (power < n) {
-    const std::vector<double> finer = decay_slopes(2 * power);
-    for (int h = 0; power + h < n; ++h) slopes.push_back(finer[static_cast<size_t>(2 * h)]);
-  }
-  return slopes;
-}
 
 CacheSpec lightning_memory(const ModelConfig& config, KvType /*kv*/) {
   const LightningConfig& l = config.lightning;
