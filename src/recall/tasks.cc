@@ -1,0 +1,211 @@
+#include "recall/tasks.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "base/error.h"
+
+namespace sala {
+namespace {
+
+constexpr std::string_view kDigits = "0123456789";
+constexpr std::string_view kHexDigits = "0123456789abcdef";
+
+struct Fact {
+  std::string key;
+  std::vector<std::string> values;
+};
+
+std::string number(Random& random) {
+  return random_string(1, kDigits.substr(1), random) + random_string(4, kDigits, random);
+}
+
+/// Facts whose keys differ.
+std::vector<Fact> make_facts(int count, int syllables, Random& random,
+                             const std::function<std::vector<std::string>(Random&)>& values) {
+  std::vector<Fact> facts;
+  while (static_cast<int>(facts.size()) < count) {
+    std::string key = invented_name(syllables, random);
+    if (std::ranges::find(facts, key, &Fact::key) == facts.end())
+      facts.push_back({std::move(key), values(random)});
+  }
+  return facts;
+}
+
+std::string needle(const std::string& key, const std::string& value) {
+  return "The code of " + key + " is " + value + ". ";
+}
+
+/// Sentences at places of a filler of about `bytes` bytes: `depth` for the first one, anywhere for
+/// the others.
+std::string hide(const std::vector<std::string>& needles, int64_t bytes, double depth,
+                 const Filler& filler, Random& random) {
+  int64_t left = bytes;
+  std::vector<std::pair<double, const std::string*>> places;
+  for (const std::string& one : needles) {
+    places.emplace_back(places.empty() ? depth : random.uniform(), &one);
+    left -= static_cast<int64_t>(one.size());
+  }
+  std::ranges::stable_sort(places, {}, [](const auto& place) { return place.first; });
+  left = std::max<int64_t>(left, 0);
+  std::string text;
+  double from = 0.0;
+  const auto fill = [&](double to) {
+    const auto size = static_cast<int64_t>(std::llround((to - from) * static_cast<double>(left)));
+    if (size > 0) text += filler(size, random);
+    from = to;
+  };
+  for (const auto& [place, one] : places) {
+    fill(place);
+    text += *one;
+  }
+  fill(1.0);
+  return text;
+}
+
+std::string list(const std::vector<std::string>& words) {
+  std::string text;
+  for (size_t i = 0; i < words.size(); ++i) {
+    if (i > 0) text += i + 1 < words.size() ? ", " : " and ";
+    text += words[i];
+  }
+  return text;
+}
+
+RecallSample::Question ask(const std::vector<std::string>& keys,
+                           const std::vector<std::string>& values) {
+  const std::string many = keys.size() > 1 || values.size() > 1 ? "codes" : "code";
+  const std::string verb = many == "code" ? " is" : " are";
+  const std::string subject = "he " + many + " of " + list(keys);
+  return {.text = "\nQuestion: What" + verb + " t" + subject + "?\nAnswer: T" + subject + verb,
+          .answers = values,
+          .reply = " " + list(values) + "."};
+}
+
+RecallSample needles(RecallTask task, int64_t bytes, double depth, int questions,
+                     const Filler& filler, Random& random) {
+  const bool many_keys = task == RecallTask::niah_multi_key || task == RecallTask::niah_multi_query;
+  const int count = many_keys ? std::max(4, questions) : std::max(1, questions);
+  const int values = task == RecallTask::niah_multi_value ? 3 : 1;
+  const std::vector<Fact> facts = make_facts(count, 3, random, [&](Random& from) {
+    std::vector<std::string> made;
+    for (int i = 0; i < values; ++i)
+      made.push_back(task == RecallTask::niah_single_3 ? random_string(16, kHexDigits, from)
+                                                       : number(from));
+    return made;
+  });
+  RecallSample sample;
+  for (int i = 0; i < questions; ++i) {
+    const auto at = static_cast<size_t>(i);
+    if (task != RecallTask::niah_multi_query) {
+      sample.questions.push_back(ask({facts[at].key}, facts[at].values));
+      continue;
+    }
+    std::vector<std::string> keys, answers;
+    for (size_t j = 0; j < 3; ++j) {
+      const Fact& fact = facts[(at + j) % facts.size()];
+      keys.push_back(fact.key);
+      answers.push_back(fact.values[0]);
+    }
+    sample.questions.push_back(ask(keys, answers));
+  }
+  std::vector<std::string> sentences;
+  for (const Fact& fact : facts)
+    for (const std::string& value : fact.values) sentences.push_back(needle(fact.key, value));
+  const auto asked = static_cast<int64_t>(sample.questions[0].text.size());
+  sample.context = hide(sentences, bytes - asked, depth, filler, random);
+  return sample;
+}
+
+RecallSample key_value(int64_t bytes, double depth, int questions, Random& random) {
+  const auto line = [](const Fact& fact) { return fact.key + ": " + fact.values[0] + "\n"; };
+  constexpr int64_t kLine = 6 + 2 + 5 + 1;
+  const int64_t count = std::max<int64_t>({1, bytes / kLine - 1, questions});
+  // Keys of three syllables repeat among some hundred lines; the asked ones must not.
+  std::vector<Fact> asked = make_facts(
+      questions, 3, random, [](Random& from) { return std::vector<std::string>{number(from)}; });
+  std::vector<std::string> lines;
+  while (static_cast<int64_t>(lines.size()) < count - questions) {
+    const Fact other{invented_name(3, random), {number(random)}};
+    if (std::ranges::find(asked, other.key, &Fact::key) == asked.end())
+      lines.push_back(line(other));
+  }
+  RecallSample sample;
+  for (size_t i = 0; i < asked.size(); ++i) {
+    const double place = i == 0 ? depth : random.uniform();
+    const auto at = std::lround(place * static_cast<double>(lines.size()));
+    lines.insert(lines.begin() + at, line(asked[i]));
+    sample.questions.push_back({.text = (i == 0 ? "\n" : "") + asked[i].key + ":",
+                                .answers = asked[i].values,
+                                .reply = " " + asked[i].values[0] + "\n"});
+  }
+  for (const std::string& one : lines) sample.context += one;
+  return sample;
+}
+
+RecallSample variables(int64_t bytes, double depth, int questions, const Filler& filler,
+                       Random& random) {
+  RecallSample sample;
+  std::vector<std::string> sentences;
+  const auto let = [&](const std::string& name, const std::string& what) {
+    sentences.push_back("Let " + name + " be " + what + ". ");
+  };
+  for (int i = 0; i < questions; ++i) {
+    const std::string first = invented_name(2, random), second = invented_name(3, random);
+    const std::string value = number(random);
+    let(first, value);
+    let(second, first);
+    sample.questions.push_back({.text = "\nThe value of " + second + " is",
+                                .answers = {value},
+                                .reply = " " + value + "."});
+  }
+  const auto asked = static_cast<int64_t>(sample.questions[0].text.size());
+  sample.context = hide(sentences, bytes - asked, depth, filler, random);
+  return sample;
+}
+
+RecallSample copy(int64_t bytes, int questions, Random& random) {
+  const int64_t size = std::max<int64_t>(4, bytes / (questions + 1));
+  const std::string text =
+      random_string(static_cast<int>(size), "abcdefghijklmnopqrstuvwxyz0123456789", random) + "\n";
+  RecallSample sample{.context = text, .questions = {}};
+  // The first characters tell which string it is; the rest can be known.
+  for (int i = 0; i < questions; ++i)
+    sample.questions.push_back(
+        {.text = text.substr(0, 2), .answers = {text.substr(2)}, .reply = text.substr(2)});
+  return sample;
+}
+
+}  // namespace
+
+std::string_view name_of(RecallTask task) {
+  constexpr std::string_view names[] = {"niah_single_1",  "niah_single_2",    "niah_single_3",
+                                        "niah_multi_key", "niah_multi_value", "niah_multi_query",
+                                        "key_value",      "variables",        "copy"};
+  return names[static_cast<size_t>(task)];
+}
+
+RecallSample make_recall(RecallTask task, int64_t bytes, double depth, int questions,
+                         const Filler& filler, Random& random) {
+  SALA_CHECK(questions >= 1, "{} questions", questions);
+  switch (task) {
+    case RecallTask::key_value:
+      return key_value(bytes, depth, questions, random);
+    case RecallTask::variables:
+      return variables(bytes, depth, questions, filler, random);
+    case RecallTask::copy:
+      return copy(bytes, questions, random);
+    default:
+      return needles(task, bytes, depth, questions, filler, random);
+  }
+}
+
+double recall_score(const RecallSample::Question& question, std::string_view reply) {
+  const auto found = std::ranges::count_if(question.answers, [&](const std::string& a) {
+    return reply.find(a) != std::string_view::npos;
+  });
+  return static_cast<double>(found) / static_cast<double>(question.answers.size());
+}
+
+}  // namespace sala
