@@ -18,9 +18,10 @@ struct FileType {
   torch::ScalarType type;
   const char* name;
 };
-constexpr FileType kTypes[] = {{torch::kFloat, "F32"}, {torch::kBFloat16, "BF16"},
-                               {torch::kHalf, "F16"},  {torch::kInt, "I32"},
-                               {torch::kLong, "I64"},  {torch::kByte, "U8"}};
+constexpr FileType kTypes[] = {{torch::kDouble, "F64"},    {torch::kFloat, "F32"},
+                               {torch::kBFloat16, "BF16"}, {torch::kHalf, "F16"},
+                               {torch::kInt, "I32"},       {torch::kLong, "I64"},
+                               {torch::kByte, "U8"}};
 
 /// Shapes and heads that every family writes alike.
 Json common_json(const ModelConfig& c) {
@@ -160,7 +161,7 @@ Weights read_tensors(const fs::path& path) {
   for (const StoredTensor& stored : read_safetensors(path)) {
     const auto* known = std::ranges::find(kTypes, stored.type_name, &FileType::name);
     if (known == std::end(kTypes))
-      fail("{}: tensor {} has type {}; expected F32, BF16, F16, I32, I64 or U8", path.string(),
+      fail("{}: tensor {} has type {}; expected F64, F32, BF16, F16, I32, I64 or U8", path.string(),
            stored.name, stored.type_name);
     const Tensor tensor = torch::empty(stored.shape, known->type);
     std::memcpy(tensor.data_ptr(), stored.bytes.data(), stored.bytes.size());

@@ -15,7 +15,7 @@ Json config_json(const ModelConfig& config, const std::string& type);
 /// when something cannot be written.
 void write_safetensors(const std::filesystem::path& path, const Weights& tensors,
                        const std::map<std::string, std::string>& metadata = {});
-/// Reads all tensors of a safetensors file of ours: F32, BF16, F16, I32, I64, U8.
+/// Reads all tensors of a safetensors file of ours: F64, F32, BF16, F16, I32, I64, U8.
 Weights read_tensors(const std::filesystem::path& path);
 
 /// A model in memory.

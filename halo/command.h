@@ -1,0 +1,34 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include "trainer.h"
+
+namespace sala::halo {
+
+/// The options of every command that trains. What differs between stages (the learning rate, the
+/// number of steps) has the stage's default.
+struct TrainFlags {
+  TrainOptions train{};
+  DataOptions data{};
+  int threads = 0;
+
+  /// Adds them; `train` and `data` hold the defaults.
+  void add_to(CLI::App& command);
+  /// Adds only those that say on what and how it is computed.
+  void add_machine(CLI::App& command);
+  /// Applies the threads and the device; throws UsageError for a value that is not known.
+  void prepare() const;
+};
+
+/// The commands: each adds itself to the program.
+void add_pack(CLI::App& app);
+void add_pretrain(CLI::App& app);
+void add_init(CLI::App& app);
+void add_align(CLI::App& app);
+void add_select(CLI::App& app);
+void add_distill(CLI::App& app);
+void add_extend(CLI::App& app);
+void add_export(CLI::App& app);
+
+}  // namespace sala::halo
