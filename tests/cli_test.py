@@ -511,8 +511,26 @@ class Documented(Case):
 
     def test_eval_ppl(self):
         (self.folder / "text.txt").write_text("hello there " * 20)
-        out = self.compare("eval ppl", "eval", "ppl", self.good, self.folder / "text.txt", "--ctx", 50)
-        self.assertAlmostEqual(out["perplexity"], np.exp(out["nats_per_token"]), delta=1e-6 * out["perplexity"])
+        out = self.compare("eval ppl", "eval", "ppl", self.good, self.folder / "text.txt", "--ctx", "50,20")
+        self.assertEqual([row["context"] for row in out["rows"]], [50, 20])
+        for row in out["rows"]:
+            self.assertAlmostEqual(row["perplexity"], np.exp(row["nats_per_token"]), delta=1e-6 * row["perplexity"])
+
+    def test_eval_recall(self):
+        """A row for each policy, task, length and depth, the same scores every time; an SVG with a rectangle a cell."""
+        svg = self.folder / "map.svg"
+        for command, tasks in (("niah", 6), ("recall", 1)):
+            arguments = ["eval", command, self.good, "--lengths", "300,400", "--depths", "0,1", "--samples", 1,
+                         "--policies", "always,dense", "--svg", svg]
+            out = self.compare("eval niah", *arguments)
+            self.assertEqual(len(out["rows"]), 2 * tasks * 2 * 2)
+            self.assertEqual(len({tuple(row[k] for k in ("policy", "task", "length", "depth")) for row in out["rows"]}),
+                             len(out["rows"]))
+            self.assertTrue(all(0 <= row["score"] <= 1 and row["n"] == 1 for row in out["rows"]))
+            self.assertEqual(svg.read_text().count("stroke=\"white\""), len(out["rows"]))
+            self.assertEqual(out, json.loads(harness.sala(*arguments, "--json")))
+        self.refused(USAGE, ["niah_double"], "eval", "niah", self.good, "--tasks", "niah_double")
+        self.refused(FAILED, ["--lengths"], "eval", "niah", self.good, "--lengths", 40, "--samples", 1)
 
 
 class Run(Case):
@@ -563,7 +581,8 @@ class Run(Case):
 
     def test_help_and_version(self):
         for arguments in (["--help"], ["run", "--help"], ["logits", "--help"], ["inspect", "--help"], ["tokenize", "--help"],
-                          ["eval", "ppl", "--help"], ["session", "--help"], ["session", "ingest", "--help"]):
+                          ["eval", "ppl", "--help"], ["eval", "niah", "--help"], ["eval", "recall", "--help"],
+                          ["session", "--help"], ["session", "ingest", "--help"]):
             self.assertIn("--", harness.sala(*arguments))
         self.assertRegex(harness.sala("--version"), r"\d+\.\d+")
 

@@ -1,10 +1,11 @@
-// sala eval: how well a model predicts.
+// sala eval: how well a model predicts and remembers.
 #include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
 #include "base/json.h"
 #include "tools/command.h"
+#include "tools/eval_recall.h"
 #include "tools/progress.h"
 
 namespace sala {
@@ -13,10 +14,16 @@ namespace {
 struct PplCommand {
   ModelOptions model{.compute = "auto", .kv = "auto"};
   std::string file;
-  int64_t context = 2048;
+  std::vector<int64_t> contexts = {2048};
   bool json = false;
 
   void run() const;
+};
+
+/// Natural logarithms of the probabilities of some tokens.
+struct Surprise {
+  double total = 0.0;
+  int64_t predicted = 0;
 };
 
 /// -ln softmax(logits)[target], in double.
@@ -29,23 +36,16 @@ double surprise(std::span<const float> logits, int target) {
 
 /// The text in windows of `context` tokens, each begun by the model's BOS; every token after a
 /// window's first is predicted from those before it in the window.
-void PplCommand::run() const {
-  LoadedModel loaded = load_model(model, OpenText::yes);
-  const std::string text = read_text(file);
+Surprise read_in_windows(const LoadedModel& loaded, RunOptions options, int64_t context,
+                         std::span<const int> tokens) {
   const std::vector<int> prefix = loaded.files.raw_prefix();
-  const std::vector<int> tokens = loaded.files.require_tokenizer().encode(text);
-  if (tokens.size() + prefix.size() < 2)
-    fail("{}: too short to predict anything: {} tokens", file, tokens.size());
-
-  RunOptions options = model.run_options();
   options.context = context;
   options.chunk = static_cast<int>(std::min<int64_t>(options.chunk, context));
   options.logits = options.chunk;
   Runner runner(*loaded.model, *loaded.device, options);
   const size_t step = static_cast<size_t>(context) - prefix.size();
-  double total = 0.0;
-  int64_t predicted = 0;
-  Progress bar("evaluating", "tokens");
+  Surprise all;
+  Progress bar(fmt::format("evaluating at {}", context), "tokens");
   for (size_t at = 0; at < tokens.size(); at += step) {
     std::vector<int> window = prefix;
     const size_t end = std::min(tokens.size(), at + step);
@@ -55,26 +55,39 @@ void PplCommand::run() const {
     Hold hold = runner.open();
     const auto score = [&](In logits) {
       for (int64_t i = 0; i < logits.dim[0] && position + 1 < window.size();
-           ++i, ++position, ++predicted)
-        total += surprise({logits.row<float>(i), static_cast<size_t>(logits.dim[1])},
-                          window[position + 1]);
+           ++i, ++position, ++all.predicted)
+        all.total += surprise({logits.row<float>(i), static_cast<size_t>(logits.dim[1])},
+                              window[position + 1]);
     };
     runner.read(hold, window, {.wanted = static_cast<int64_t>(window.size()), .on_logits = score});
     bar.update(static_cast<int64_t>(end), static_cast<int64_t>(tokens.size()));
   }
   bar.clear();
-  const double mean = total / static_cast<double>(std::max<int64_t>(predicted, 1));
-  const double bits = total / std::log(2.0) / static_cast<double>(text.size());
-  if (json) {
-    const Json out = {
-        {"file", file},         {"tokens", tokens.size()},      {"predicted", predicted},
-        {"context", context},   {"perplexity", std::exp(mean)}, {"nats_per_token", mean},
-        {"bits_per_byte", bits}};
-    fmt::print("{}\n", out.dump());
-  } else {
-    fmt::print("perplexity {:.4f} over {} tokens in windows of {}; {:.4f} bits per byte\n",
-               std::exp(mean), predicted, context, bits);
+  return all;
+}
+
+void PplCommand::run() const {
+  LoadedModel loaded = load_model(model, OpenText::yes);
+  const std::string text = read_text(file);
+  const std::vector<int> tokens = loaded.files.require_tokenizer().encode(text);
+  if (tokens.size() + loaded.files.raw_prefix().size() < 2)
+    fail("{}: too short to predict anything: {} tokens", file, tokens.size());
+  Json rows = Json::array();
+  for (const int64_t context : contexts) {
+    const Surprise all = read_in_windows(loaded, model.run_options(), context, tokens);
+    const double mean = all.total / static_cast<double>(std::max<int64_t>(all.predicted, 1));
+    const double bits = all.total / std::log(2.0) / static_cast<double>(text.size());
+    rows.push_back({{"context", context},
+                    {"predicted", all.predicted},
+                    {"perplexity", std::exp(mean)},
+                    {"nats_per_token", mean},
+                    {"bits_per_byte", bits}});
+    if (!json)
+      fmt::print("perplexity {:.4f} over {} tokens in windows of {}; {:.4f} bits per byte\n",
+                 std::exp(mean), all.predicted, context, bits);
   }
+  if (json)
+    fmt::print("{}\n", Json{{"file", file}, {"tokens", tokens.size()}, {"rows", rows}}.dump());
 }
 
 }  // namespace
@@ -86,12 +99,14 @@ void add_eval(CLI::App& app) {
   auto ppl = std::make_shared<PplCommand>();
   ppl->model.add_to(command);
   command.add_option("file", ppl->file, "the text")->required();
-  command.add_option("--ctx", ppl->context, "tokens of context")
+  command.add_option("--ctx", ppl->contexts, "tokens of context, one number or several")
+      ->delimiter(',')
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 40))
       ->capture_default_str();
   command.add_flag("--json", ppl->json, "print one JSON object");
   read_environment(command);
   command.callback([ppl] { ppl->run(); });
+  add_eval_recall(eval);
 }
 
 }  // namespace sala
