@@ -61,7 +61,11 @@ scripts/venv.sh tokenizers sentencepiece jinja2 > "$results/venv.log" 2>&1 || ta
 # The default model, for the tests with a real one.
 python3 scripts/default_model.py > "$results/model.log" 2>&1 || tail -n 1 "$results/model.log"
 
-if step release-build scripts/build.sh release all -- -DSALA_TESTS=ON; then
+# sala-halo is built and tested where libtorch is installed (scripts/packages.sh halo).
+halo=OFF
+[[ $(dpkg-query -W -f='${db:Status-Status}' libtorch-dev 2> /dev/null) == installed ]] && halo=ON
+
+if step release-build scripts/build.sh release all -- -DSALA_TESTS=ON -DSALA_HALO=$halo; then
   tests release
 fi
 

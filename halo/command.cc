@@ -1,11 +1,31 @@
 #include "command.h"
 
-#include <thread>
+#include <algorithm>
 
 #include "base/error.h"
 #include "base/parallel.h"
 
 namespace sala::halo {
+namespace {
+
+std::vector<TaskShare> read_tasks(const std::string& text) {
+  std::vector<TaskShare> tasks;
+  for (const std::string& word : CLI::detail::split(text, ',')) {
+    const size_t equals = word.find('=');
+    const std::string name = word.substr(0, equals);
+    const auto known =
+        std::ranges::find(usual_tasks(), name, [](const TaskShare& t) { return name_of(t.task); });
+    int64_t share = 0;
+    if (known == usual_tasks().end() || equals == std::string::npos ||
+        !CLI::detail::lexical_cast(word.substr(equals + 1), share) || share < 1)
+      throw UsageError(fmt::format(
+          "--tasks holds \"{}\"; expected a task and its share, e.g. key_value=3,copy=1", word));
+    tasks.push_back({known->task, share});
+  }
+  return tasks;
+}
+
+}  // namespace
 
 void TrainFlags::add_to(CLI::App& command) {
   const auto positive = CLI::Range(int64_t{1}, int64_t{1} << 40);
@@ -14,6 +34,8 @@ void TrainFlags::add_to(CLI::App& command) {
   command.add_option("--recall", data.recall, "share of the sequences that are recall documents")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
+  command.add_option("--tasks", tasks,
+                     "kinds of recall documents with their shares, e.g. key_value=3,copy=1");
   command.add_option("--seed", data.seed, "which sequences, in which order")->capture_default_str();
   command.add_option("--steps", train.schedule.steps, "steps of the optimizer")
       ->check(positive)
@@ -50,7 +72,8 @@ void TrainFlags::add_machine(CLI::App& command) {
       ->capture_default_str();
 }
 
-void TrainFlags::prepare() const {
+void TrainFlags::prepare() {
+  if (!tasks.empty()) data.tasks = read_tasks(tasks);
   train.product_type();
   if (train.device != "cpu" && train.device.rfind("cuda", 0) != 0)
     throw UsageError(fmt::format("--device is \"{}\"; expected cpu or cuda", train.device));

@@ -11,14 +11,15 @@ namespace sala::halo {
 struct TrainFlags {
   TrainOptions train{};
   DataOptions data{};
+  std::string tasks;  ///< "name=share,..."; empty: the usual
   int threads = 0;
 
   /// Adds them; `train` and `data` hold the defaults.
   void add_to(CLI::App& command);
   /// Adds only those that say on what and how it is computed.
   void add_machine(CLI::App& command);
-  /// Applies the threads and the device; throws UsageError for a value that is not known.
-  void prepare() const;
+  /// Reads --tasks and applies threads and device; throws UsageError for a value that is not known.
+  void prepare();
 };
 
 /// The commands: each adds itself to the program.

@@ -30,6 +30,16 @@ std::string byte_letter(int byte, int& others) {
 
 }  // namespace
 
+const std::vector<TaskShare>& usual_tasks() {
+  static const std::vector<TaskShare> tasks = {
+      {RecallTask::key_value, 40},      {RecallTask::niah_multi_key, 15},
+      {RecallTask::niah_single_2, 10},  {RecallTask::copy, 10},
+      {RecallTask::variables, 8},       {RecallTask::niah_single_1, 6},
+      {RecallTask::niah_single_3, 5},   {RecallTask::niah_multi_value, 3},
+      {RecallTask::niah_multi_query, 3}};
+  return tasks;
+}
+
 void write_byte_tokenizer(const fs::path& dir) {
   fs::create_directories(dir);
   Json vocab = Json::object();
@@ -150,36 +160,26 @@ Filler Data::filler(Random& random) const {
 }
 
 Data::Row Data::recall(int64_t context, Random& random) const {
-  struct Share {
-    RecallTask task;
-    int64_t percent;
-  };
-  constexpr Share kShares[] = {{RecallTask::copy, 10},
-                               {RecallTask::key_value, 40},
-                               {RecallTask::niah_single_1, 7},
-                               {RecallTask::niah_single_2, 10},
-                               {RecallTask::niah_single_3, 5},
-                               {RecallTask::niah_multi_key, 14},
-                               {RecallTask::niah_multi_value, 3},
-                               {RecallTask::niah_multi_query, 3},
-                               {RecallTask::variables, 8}};
+  int64_t shares = 0;
+  for (const TaskShare& task : options_.tasks) shares += task.share;
   Row row;
   row.recall = true;
   while (static_cast<int64_t>(row.ids.size()) <= context) {
-    int64_t draw = random.below(100);
-    const Share* share = kShares;
-    while (draw >= share->percent) draw -= (share++)->percent;
+    int64_t draw = random.below(shares);
+    auto chosen = options_.tasks.begin();
+    while (draw >= chosen->share) draw -= (chosen++)->share;
+    const RecallTask task = chosen->task;
     // Documents of all sizes up to the whole sequence.
     const double room = static_cast<double>(context + 1) - static_cast<double>(row.ids.size());
     const double bytes = std::max(48.0, room * bytes_per_token_ * (0.1 + 0.9 * random.uniform()));
-    const bool dense = share->task == RecallTask::key_value;
+    const bool dense = task == RecallTask::key_value;
     // Half of a list is asked for, or what fits behind some sentences.
-    const double each = dense ? 13.0 : share->task == RecallTask::copy ? 40.0 : 90.0;
-    const double part = dense || share->task == RecallTask::copy ? 0.5 : 0.4;
+    const double each = dense ? 13.0 : task == RecallTask::copy ? 40.0 : 90.0;
+    const double part = dense || task == RecallTask::copy ? 0.5 : 0.4;
     const int64_t questions = std::clamp<int64_t>(static_cast<int64_t>(bytes * part / each), 1, 40);
     const double asked = static_cast<double>(questions) * each;
     const auto size = static_cast<int64_t>(std::max(24.0, bytes - asked + each));
-    add_document(row, make_recall(share->task, size, random.uniform(), static_cast<int>(questions),
+    add_document(row, make_recall(task, size, random.uniform(), static_cast<int>(questions),
                                   filler(random), random));
   }
   return row;

@@ -28,10 +28,20 @@ struct Batch {
   Tensor recall;   ///< bool [B, 1]: rows of recall documents; the others are text
 };
 
+/// A kind of recall documents and how often it comes, relative to the others.
+struct TaskShare {
+  RecallTask task;
+  int64_t share;
+};
+
+/// Lists of keys and values above all, some of everything else.
+const std::vector<TaskShare>& usual_tasks();
+
 /// Where sequences come from.
 struct DataOptions {
   std::string data;     ///< file of `pack`; empty: generated prose
   double recall = 0.5;  ///< share of sequences made of recall documents
+  std::vector<TaskShare> tasks = usual_tasks();
   uint64_t seed = 0;
 };
 

@@ -28,7 +28,7 @@ struct PackCommand {
 
 struct PretrainCommand {
   TrainFlags flags;
-  std::string tokenizer;
+  std::string tokenizer, from;
   int layers = 8, hidden = 192, heads = 3, kv_heads = 1, head_dim = 64, intermediate = 512;
   double rope_theta = 10000.0;
 
@@ -84,14 +84,21 @@ Weights initial_weights(const ModelConfig& config, uint64_t seed, torch::Device 
 void PretrainCommand::run() {
   flags.prepare();
   const TrainOptions& train = flags.train;
-  if (tokenizer.empty()) {
+  const std::string& source = from.empty() ? tokenizer : from;
+  if (source.empty()) {
     write_byte_tokenizer(train.out);
   } else {
-    copy_tokenizer(tokenizer, train.out);
+    copy_tokenizer(source, train.out);
   }
   const Data data(flags.data, train.out);
-  Checkpoint model{.config = config(data.tokenizer()), .weights = {}};
-  model.weights = initial_weights(model.config, flags.data.seed, train.on());
+  Checkpoint model;
+  if (from.empty()) {
+    model.config = config(data.tokenizer());
+    model.weights = initial_weights(model.config, flags.data.seed, train.on());
+  } else {
+    model = read_checkpoint(from, train.on());
+    model.config.trained_context = std::max(model.config.trained_context, train.context);
+  }
   int64_t parameters = 0;
   for (const auto& [name, weight] : model.weights) parameters += weight.numel();
   fmt::print(stderr, "{} parameters\n", parameters);
@@ -124,6 +131,8 @@ void add_pretrain(CLI::App& app) {
   pretrain->flags.add_to(command);
   command.add_option("--tokenizer", pretrain->tokenizer,
                      "directory with a tokenizer; none: a token for each byte");
+  command.add_option("--from", pretrain->from,
+                     "model directory to go on from, on other data or longer sequences");
   const auto extent = CLI::Range(1, 1 << 20);
   const auto add = [&](const char* name, int& value, const char* what) {
     command.add_option(name, value, what)->check(extent)->capture_default_str();

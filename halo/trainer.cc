@@ -89,7 +89,8 @@ bool Trainer::run(const Objective& objective) {
     for (const auto& [name, mean] : metrics) since_report_[name] += mean;
     if (!std::isfinite(metrics.at("loss").value()))
       fail("step {}: the loss is {}; try a smaller --lr", step_, metrics.at("loss").value());
-    if (seconds_since(reported_) >= kReportSeconds || step_ == options_.schedule.steps)
+    if (step_ == 1 || seconds_since(reported_) >= kReportSeconds ||
+        step_ == options_.schedule.steps)
       report(gradient);
     const bool late = options_.time_limit > 0.0 && seconds_since(start_) >= options_.time_limit;
     if (late && step_ < options_.schedule.steps) {

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""The includes in src/ follow the table "Who may know whom" of ARCHITECTURE.md, and what CMake links is among it.
+"""The includes in src/ and halo/ follow the table "Who may know whom" of ARCHITECTURE.md, and what CMake links is among it.
 
 The table's rows are `| layer | may include | ... |`: a layer and the layers whose headers it may include; a name like
 `cpu/device.h` allows that one header. Nothing is inherited. Tests (*_test.cc, testing*.h) may include all that lies below
-their layer, and those of ops also the backends.
+their layer, those of ops also the backends, and those of halo also the engine.
 """
 import pathlib
 import re
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+LAYERS = {p.name: p for p in [*(ROOT / "src").iterdir(), ROOT / "halo"] if p.is_dir()}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([a-z_0-9]+)/([^"]+)"', re.MULTILINE)
 
 
@@ -36,8 +37,7 @@ class Layers(unittest.TestCase):
         self.assertTrue(self.allowed, "ARCHITECTURE.md has no table whose columns begin with: layer, may include")
 
     def test_table_names_every_folder(self):
-        folders = {p.name for p in (ROOT / "src").iterdir() if p.is_dir()}
-        self.assertEqual(set(self.allowed), folders)
+        self.assertEqual(set(self.allowed), set(LAYERS))
 
     def test_table_has_no_circle(self):
         knows = {a: {n.split("/")[0] for n in names} for a, names in self.allowed.items()}
@@ -52,16 +52,16 @@ class Layers(unittest.TestCase):
 
     def test_includes(self):
         wrong = []
-        for file in sorted((ROOT / "src").rglob("*")):
+        files = [(layer, file) for layer, folder in LAYERS.items() for file in sorted(folder.rglob("*"))]
+        for layer, file in files:
             if file.suffix not in (".h", ".cc", ".cu", ".cuh"):
                 continue
-            layer = file.relative_to(ROOT / "src").parts[0]
             for other, header in INCLUDE.findall(file.read_text()):
-                if not (ROOT / "src" / other).is_dir() or other == layer:
+                if other not in LAYERS or other == layer:
                     continue
                 names = set(self.allowed.get(layer, ()))
                 if file.stem.endswith("_test") or file.stem.startswith("testing"):
-                    names |= self.below(layer) | ({"cpu"} if layer == "ops" else set())
+                    names |= self.below(layer) | {"ops": {"cpu"}, "halo": {"engine"}}.get(layer, set())
                 if other not in names and f"{other}/{header}" not in names:
                     wrong.append(f"{file.relative_to(ROOT)} includes {other}/{header}: ARCHITECTURE.md has no arrow from "
                                  f"{layer} to {other}")
