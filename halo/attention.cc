@@ -35,12 +35,14 @@ struct Tile {
 
 std::vector<Tile> tiles(const Tensor& k) {
   const int64_t batch = k.size(0), length = k.size(2);
-  // A sequence at a time stays in a core's cache; a GPU wants all the work at once.
-  const int64_t sequences = k.is_cuda() ? batch : 1;
+  // As many sequences as make a whole tile stay in a core's cache; a GPU wants all the work at
+  // once.
+  const int64_t fit = kTile * kTile / (length * std::min(length, kTile));
+  const int64_t sequences = k.is_cuda() ? batch : std::clamp<int64_t>(fit, 1, batch);
   std::vector<Tile> all;
   for (int64_t b = 0; b < batch; b += sequences)
     for (int64_t first = 0; first < length; first += kTile)
-      all.push_back({b, sequences, first, std::min(first + kTile, length)});
+      all.push_back({b, std::min(sequences, batch - b), first, std::min(first + kTile, length)});
   return all;
 }
 
@@ -50,7 +52,7 @@ struct Operands {
   Tensor k, v;    ///< [B, G, T, d]
   Tensor chosen;  ///< BlockChoice::chosen, or empty
   int64_t block = 0;
-  Tensor causal;  ///< bool [kTile, kTile]: the keys that come after a query
+  Tensor causal;  ///< [n, n], n = kTile at most: -infinity where a key comes after its query
 
   /// Rows of x [B, G, R, T, d] as [b * G, R * n, d].
   static Tensor rows(const Tensor& x, const Tile& t) {
@@ -68,7 +70,7 @@ struct Operands {
     Tensor s = torch::bmm(tile_q, tile_k.transpose(1, 2));
     if (s.scalar_type() == torch::kBFloat16) s = s.to(torch::kFloat);
     const Tensor grid = s.view({-1, r, n, t.end});
-    grid.narrow(-1, t.first, n).masked_fill_(causal.index({Slice(0, n), Slice(0, n)}), -kInfinity);
+    grid.narrow(-1, t.first, n).add_(causal.index({Slice(0, n), Slice(0, n)}));
     if (chosen.numel() > 0) {
       const int64_t count = (t.end + block - 1) / block;
       const Tensor some = chosen
@@ -87,7 +89,8 @@ Operands operands(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
                   int64_t block) {
   Operands o{.q = q, .k = k, .v = v, .chosen = chosen, .block = block, .causal = {}};
   const int64_t n = std::min(kTile, k.size(2));
-  o.causal = torch::ones({n, n}, k.options().dtype(torch::kBool)).triu_(1);
+  const auto sums = k.scalar_type() == torch::kBFloat16 ? torch::kFloat : k.scalar_type();
+  o.causal = torch::full({n, n}, -kInfinity, k.options().dtype(sums)).triu_(1);
   return o;
 }
 

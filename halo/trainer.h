@@ -28,7 +28,7 @@ struct TrainOptions {
   std::filesystem::path out;  ///< model directory that the stage makes
   Schedule schedule{};
   int64_t context = 256, batch = 16;  ///< tokens in a sequence, sequences in a step
-  int64_t micro = 4096;               ///< tokens in one forward and backward: memory, never results
+  int64_t micro = 1024;               ///< tokens in one forward and backward: memory, never results
   double weight_decay = 0.0;
   double time_limit = 0.0;  ///< seconds; 0: none
   bool resume = false;
