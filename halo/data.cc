@@ -31,12 +31,16 @@ std::string byte_letter(int byte, int& others) {
 }  // namespace
 
 const std::vector<TaskShare>& usual_tasks() {
-  static const std::vector<TaskShare> tasks = {
-      {RecallTask::key_value, 40},      {RecallTask::niah_multi_key, 15},
-      {RecallTask::niah_single_2, 10},  {RecallTask::copy, 10},
-      {RecallTask::variables, 8},       {RecallTask::niah_single_1, 6},
-      {RecallTask::niah_single_3, 5},   {RecallTask::niah_multi_value, 3},
-      {RecallTask::niah_multi_query, 3}};
+  static const std::vector<TaskShare> tasks = {{RecallTask::pairs, 25},
+                                               {RecallTask::key_value, 15},
+                                               {RecallTask::niah_multi_key, 15},
+                                               {RecallTask::niah_single_2, 10},
+                                               {RecallTask::copy, 10},
+                                               {RecallTask::variables, 8},
+                                               {RecallTask::niah_single_1, 6},
+                                               {RecallTask::niah_single_3, 5},
+                                               {RecallTask::niah_multi_value, 3},
+                                               {RecallTask::niah_multi_query, 3}};
   return tasks;
 }
 
@@ -172,7 +176,7 @@ Data::Row Data::recall(int64_t context, Random& random) const {
     // Documents of all sizes up to the whole sequence.
     const double room = static_cast<double>(context + 1) - static_cast<double>(row.ids.size());
     const double bytes = std::max(48.0, room * bytes_per_token_ * (0.1 + 0.9 * random.uniform()));
-    const bool dense = task == RecallTask::key_value;
+    const bool dense = task == RecallTask::key_value || task == RecallTask::pairs;
     // Half of a list is asked for, or what fits behind some sentences.
     const double each = dense ? 13.0 : task == RecallTask::copy ? 40.0 : 90.0;
     const double part = dense || task == RecallTask::copy ? 0.5 : 0.4;

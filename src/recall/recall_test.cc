@@ -44,6 +44,12 @@ TEST(Recall, LengthAndDepthAreWhatIsAskedFor) {
   }
 }
 
+TEST(Recall, NamesAreThoseOfTheTasks) {
+  EXPECT_EQ(name_of(RecallTask::niah_single_1), "niah_single_1");
+  EXPECT_EQ(name_of(RecallTask::pairs), "pairs");
+  EXPECT_EQ(name_of(RecallTask::copy), "copy");
+}
+
 TEST(Recall, IsAFunctionOfTheSeed) {
   const auto text = [](uint64_t seed) {
     Random random(seed);
@@ -60,6 +66,21 @@ TEST(Recall, SeveralAnswersCountInParts) {
   const auto& question = sample.questions[0];
   ASSERT_EQ(question.answers.size(), 3u);
   EXPECT_NEAR(recall_score(question, "It is " + question.answers[1] + "."), 1.0 / 3.0, 1e-12);
+}
+
+TEST(Recall, PairsStandInTheListAsTheyAreAskedFor) {
+  std::set<std::string> separators;
+  for (uint64_t seed = 0; seed < 50; ++seed) {
+    Random random(seed);
+    const RecallSample sample = make_recall(RecallTask::pairs, 300, 0.5, 3, plain_prose, random);
+    for (size_t i = 0; i < 3; ++i) {
+      const auto& question = sample.questions[i];
+      const std::string line = question.text.substr(i == 0 ? 1 : 0) + question.reply;
+      EXPECT_NE(sample.context.find(line), std::string::npos) << line;
+      separators.insert(line.substr(line.find_last_of("aeiou") + 1, 1));
+    }
+  }
+  EXPECT_GT(separators.size(), 3u);
 }
 
 TEST(Recall, CopiesCanBeKnown) {

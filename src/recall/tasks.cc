@@ -17,8 +17,8 @@ struct Fact {
   std::vector<std::string> values;
 };
 
-std::string number(Random& random) {
-  return random_string(1, kDigits.substr(1), random) + random_string(4, kDigits, random);
+std::string number(Random& random, int digits = 5) {
+  return random_string(1, kDigits.substr(1), random) + random_string(digits - 1, kDigits, random);
 }
 
 /// Facts whose keys differ.
@@ -118,27 +118,56 @@ RecallSample needles(RecallTask task, int64_t bytes, double depth, int questions
   return sample;
 }
 
-RecallSample key_value(int64_t bytes, double depth, int questions, Random& random) {
-  const auto line = [](const Fact& fact) { return fact.key + ": " + fact.values[0] + "\n"; };
-  constexpr int64_t kLine = 6 + 2 + 5 + 1;
-  const int64_t count = std::max<int64_t>({1, bytes / kLine - 1, questions});
-  // Keys of three syllables repeat among some hundred lines; the asked ones must not.
-  std::vector<Fact> asked = make_facts(
-      questions, 3, random, [](Random& from) { return std::vector<std::string>{number(from)}; });
+/// How a list writes its lines.
+struct ListForm {
+  std::string separator = ": ";
+  int digits = 5;
+  int syllables = 3;
+};
+
+/// Another form for every list, from those where the value follows the key at once to words between
+/// them: a model that learns to find again learns the first ones first.
+ListForm any_form(Random& random) {
+  constexpr std::string_view separators[] = {"", " ", "=", ": ", " is ", " -> "};
+  return {.separator = std::string(separators[random.below(std::size(separators))]),
+          .digits = static_cast<int>(2 + random.below(4)),
+          .syllables = static_cast<int>(1 + random.below(3))};
+}
+
+RecallSample key_value(int64_t bytes, double depth, int questions, const ListForm& form,
+                       Random& random) {
+  const auto line = [&](const Fact& fact) {
+    return fact.key + form.separator + fact.values[0] + "\n";
+  };
+  const int64_t line_bytes =
+      2 * form.syllables + static_cast<int64_t>(form.separator.size()) + form.digits + 1;
+  const int64_t count = std::max<int64_t>({1, bytes / line_bytes - 1, questions});
+  // Long lists repeat short keys; the asked ones must not.
+  std::vector<Fact> asked = make_facts(questions, form.syllables, random, [&](Random& from) {
+    return std::vector<std::string>{number(from, form.digits)};
+  });
   std::vector<std::string> lines;
   while (static_cast<int64_t>(lines.size()) < count - questions) {
-    const Fact other{invented_name(3, random), {number(random)}};
+    const Fact other{invented_name(form.syllables, random), {number(random, form.digits)}};
     if (std::ranges::find(asked, other.key, &Fact::key) == asked.end())
       lines.push_back(line(other));
+    else if (random.below(100) == 0)
+      break;  // more lines than there are keys
+  }
+  // A question ends where the value begins, but a space before it is the reply's.
+  std::string before = form.separator, after;
+  if (!before.empty() && before.back() == ' ') {
+    before.pop_back();
+    after = " ";
   }
   RecallSample sample;
   for (size_t i = 0; i < asked.size(); ++i) {
     const double place = i == 0 ? depth : random.uniform();
     const auto at = std::lround(place * static_cast<double>(lines.size()));
     lines.insert(lines.begin() + at, line(asked[i]));
-    sample.questions.push_back({.text = (i == 0 ? "\n" : "") + asked[i].key + ":",
+    sample.questions.push_back({.text = (i == 0 ? "\n" : "") + asked[i].key + before,
                                 .answers = asked[i].values,
-                                .reply = " " + asked[i].values[0] + "\n"});
+                                .reply = after + asked[i].values[0] + "\n"});
   }
   for (const std::string& one : lines) sample.context += one;
   return sample;
@@ -180,9 +209,10 @@ RecallSample copy(int64_t bytes, int questions, Random& random) {
 }  // namespace
 
 std::string_view name_of(RecallTask task) {
-  constexpr std::string_view names[] = {"niah_single_1",  "niah_single_2",    "niah_single_3",
-                                        "niah_multi_key", "niah_multi_value", "niah_multi_query",
-                                        "key_value",      "variables",        "copy"};
+  constexpr std::string_view names[] = {
+      "niah_single_1",    "niah_single_2", "niah_single_3", "niah_multi_key", "niah_multi_value",
+      "niah_multi_query", "key_value",     "pairs",         "variables",      "copy"};
+  static_assert(std::size(names) == static_cast<size_t>(RecallTask::copy) + 1);
   return names[static_cast<size_t>(task)];
 }
 
@@ -191,7 +221,9 @@ RecallSample make_recall(RecallTask task, int64_t bytes, double depth, int quest
   SALA_CHECK(questions >= 1, "{} questions", questions);
   switch (task) {
     case RecallTask::key_value:
-      return key_value(bytes, depth, questions, random);
+      return key_value(bytes, depth, questions, {}, random);
+    case RecallTask::pairs:
+      return key_value(bytes, depth, questions, any_form(random), random);
     case RecallTask::variables:
       return variables(bytes, depth, questions, filler, random);
     case RecallTask::copy:

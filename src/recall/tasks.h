@@ -18,6 +18,7 @@ enum class RecallTask : uint8_t {
   niah_multi_value,  ///< all three values of one key
   niah_multi_query,  ///< the values of three of four keys
   key_value,         ///< one line of a list of keys and values that fills the whole context
+  pairs,             ///< key_value with another separator and length of values in every document
   variables,         ///< the value of a name that is defined by another one
   copy,              ///< a random string, again and again
 };
