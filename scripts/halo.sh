@@ -74,11 +74,11 @@ if [[ ! -f $plan ]]; then
   }
   {
     echo "# $rate tokens/s at 512; $minutes minutes"
-    steps pairs 12 80 8192
-    steps teacher 46 100 8192
-    steps align 5 70 8192
-    steps distill 20 160 8192
-    steps extend 10 180 8192
+    steps pairs 14 80 8192
+    steps teacher 48 100 8192
+    steps align 4 105 8192
+    steps distill 18 145 8192
+    steps extend 11 220 8192
   } > "$plan"
 fi
 # shellcheck disable=SC1090
