@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <cctype>
 #include <cmath>
 #include <set>
 
@@ -77,10 +78,11 @@ TEST(Recall, PairsStandInTheListAsTheyAreAskedFor) {
       const auto& question = sample.questions[i];
       const std::string line = question.text.substr(i == 0 ? 1 : 0) + question.reply;
       EXPECT_NE(sample.context.find(line), std::string::npos) << line;
-      separators.insert(line.substr(line.find_last_of("aeiou") + 1, 1));
+      const size_t digit = line.find_first_of("0123456789");
+      separators.insert(std::isalpha(line[digit - 1]) ? "" : line.substr(digit - 1, 1));
     }
   }
-  EXPECT_GT(separators.size(), 3u);
+  EXPECT_GT(separators.size(), 2u);
 }
 
 TEST(Recall, CopiesCanBeKnown) {

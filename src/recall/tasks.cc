@@ -21,12 +21,16 @@ std::string number(Random& random, int digits = 5) {
   return random_string(1, kDigits.substr(1), random) + random_string(digits - 1, kDigits, random);
 }
 
+using Maker = std::function<std::string(Random&)>;
+
+std::string long_name(Random& random) { return invented_name(3, random); }
+
 /// Facts whose keys differ.
-std::vector<Fact> make_facts(int count, int syllables, Random& random,
+std::vector<Fact> make_facts(int count, const Maker& name, Random& random,
                              const std::function<std::vector<std::string>(Random&)>& values) {
   std::vector<Fact> facts;
   while (static_cast<int>(facts.size()) < count) {
-    std::string key = invented_name(syllables, random);
+    std::string key = name(random);
     if (std::ranges::find(facts, key, &Fact::key) == facts.end())
       facts.push_back({std::move(key), values(random)});
   }
@@ -42,12 +46,12 @@ std::string needle(const std::string& key, const std::string& value) {
 std::string hide(const std::vector<std::string>& needles, int64_t bytes, double depth,
                  const Filler& filler, Random& random) {
   int64_t left = bytes;
-  std::vector<std::pair<double, const std::string*>> places;
-  for (const std::string& one : needles) {
-    places.emplace_back(places.empty() ? depth : random.uniform(), &one);
-    left -= static_cast<int64_t>(one.size());
+  std::vector<std::pair<double, size_t>> places;
+  for (size_t i = 0; i < needles.size(); ++i) {
+    places.emplace_back(i == 0 ? depth : random.uniform(), i);
+    left -= static_cast<int64_t>(needles[i].size());
   }
-  std::ranges::stable_sort(places, {}, [](const auto& place) { return place.first; });
+  std::ranges::sort(places);
   left = std::max<int64_t>(left, 0);
   std::string text;
   double from = 0.0;
@@ -56,9 +60,9 @@ std::string hide(const std::vector<std::string>& needles, int64_t bytes, double 
     if (size > 0) text += filler(size, random);
     from = to;
   };
-  for (const auto& [place, one] : places) {
+  for (const auto& [place, i] : places) {
     fill(place);
-    text += *one;
+    text += needles[i];
   }
   fill(1.0);
   return text;
@@ -88,7 +92,7 @@ RecallSample needles(RecallTask task, int64_t bytes, double depth, int questions
   const bool many_keys = task == RecallTask::niah_multi_key || task == RecallTask::niah_multi_query;
   const int count = many_keys ? std::max(4, questions) : std::max(1, questions);
   const int values = task == RecallTask::niah_multi_value ? 3 : 1;
-  const std::vector<Fact> facts = make_facts(count, 3, random, [&](Random& from) {
+  const std::vector<Fact> facts = make_facts(count, long_name, random, [&](Random& from) {
     std::vector<std::string> made;
     for (int i = 0; i < values; ++i)
       made.push_back(task == RecallTask::niah_single_3 ? random_string(16, kHexDigits, from)
@@ -122,16 +126,31 @@ RecallSample needles(RecallTask task, int64_t bytes, double depth, int questions
 struct ListForm {
   std::string separator = ": ";
   int digits = 5;
-  int syllables = 3;
+  int key_bytes = 6;
+  Maker key = long_name;
 };
 
-/// Another form for every list, from those where the value follows the key at once to words between
-/// them: a model that learns to find again learns the first ones first.
-ListForm any_form(Random& random) {
-  constexpr std::string_view separators[] = {"", " ", "=", ": ", " is ", " -> "};
-  return {.separator = std::string(separators[random.below(std::size(separators))]),
-          .digits = static_cast<int>(2 + random.below(4)),
-          .syllables = static_cast<int>(1 + random.below(3))};
+/// Another form for every list: from single letters that the value follows at once, where the last
+/// byte says which line is meant, to names with words behind them, where it takes many. A model
+/// that learns to find again learns the first ones first and the others from them.
+ListForm any_form(int questions, Random& random) {
+  constexpr std::string_view separators[] = {"", "", " ", "=", ": ", " is ", " -> "};
+  ListForm form;
+  form.separator = separators[random.below(std::size(separators))];
+  form.digits = static_cast<int>(2 + random.below(4));
+  // Enough keys that all lines asked for can differ.
+  const int least = questions > 10 ? 2 : 1;
+  const int length = static_cast<int>(least + random.below(4 - least));
+  if (random.below(2) == 0) {
+    form.key_bytes = length;
+    form.key = [length](Random& from) {
+      return random_string(length, "abcdefghijklmnopqrstuvwxyz", from);
+    };
+  } else {
+    form.key_bytes = 2 * length;
+    form.key = [length](Random& from) { return invented_name(length, from); };
+  }
+  return form;
 }
 
 RecallSample key_value(int64_t bytes, double depth, int questions, const ListForm& form,
@@ -140,19 +159,17 @@ RecallSample key_value(int64_t bytes, double depth, int questions, const ListFor
     return fact.key + form.separator + fact.values[0] + "\n";
   };
   const int64_t line_bytes =
-      2 * form.syllables + static_cast<int64_t>(form.separator.size()) + form.digits + 1;
+      form.key_bytes + static_cast<int64_t>(form.separator.size()) + form.digits + 1;
   const int64_t count = std::max<int64_t>({1, bytes / line_bytes - 1, questions});
   // Long lists repeat short keys; the asked ones must not.
-  std::vector<Fact> asked = make_facts(questions, form.syllables, random, [&](Random& from) {
+  std::vector<Fact> asked = make_facts(questions, form.key, random, [&](Random& from) {
     return std::vector<std::string>{number(from, form.digits)};
   });
   std::vector<std::string> lines;
-  while (static_cast<int64_t>(lines.size()) < count - questions) {
-    const Fact other{invented_name(form.syllables, random), {number(random, form.digits)}};
+  for (int64_t i = 0; i < count - questions; ++i) {
+    const Fact other{form.key(random), {number(random, form.digits)}};
     if (std::ranges::find(asked, other.key, &Fact::key) == asked.end())
       lines.push_back(line(other));
-    else if (random.below(100) == 0)
-      break;  // more lines than there are keys
   }
   // A question ends where the value begins, but a space before it is the reply's.
   std::string before = form.separator, after;
@@ -223,7 +240,7 @@ RecallSample make_recall(RecallTask task, int64_t bytes, double depth, int quest
     case RecallTask::key_value:
       return key_value(bytes, depth, questions, {}, random);
     case RecallTask::pairs:
-      return key_value(bytes, depth, questions, any_form(random), random);
+      return key_value(bytes, depth, questions, any_form(questions, random), random);
     case RecallTask::variables:
       return variables(bytes, depth, questions, filler, random);
     case RecallTask::copy:
