@@ -119,5 +119,19 @@ TEST(Losses, DivergenceFromItselfIsZeroAndItsGradientIsTheDifference) {
   EXPECT_LT((logits.grad() - want).abs().max().item<double>(), 1e-7);
 }
 
+TEST(Losses, ExactCountsWholeAnswers) {
+  // Two rows of four predictions; answers at 0-1 and 3 of the first, at 1-2 of the second.
+  Batch batch{.ids = torch::tensor({0, 1, 2, 3, 4, 0, 1, 2, 3, 4}, torch::kLong).view({2, 5}),
+              .weights = torch::ones({2, 4}),
+              .answers = torch::tensor({1, 1, 0, 1, 0, 1, 1, 0}, torch::kLong).view({2, 4}) == 1,
+              .recall = torch::ones({2, 1}, torch::kBool)};
+  Tensor logits = torch::one_hot(batch.ids.narrow(1, 1, 4), 5).to(torch::kFloat);  // all right
+  EXPECT_EQ(predictions(logits, batch).at("exact").value(), 1.0);
+  logits[1][2] = torch::tensor({9.0, 0.0, 0.0, 0.0, 0.0});  // half of the last one is wrong
+  const Metrics metrics = predictions(logits, batch);
+  EXPECT_DOUBLE_EQ(metrics.at("exact").value(), 2.0 / 3.0);
+  EXPECT_DOUBLE_EQ(metrics.at("recall").value(), 4.0 / 5.0);
+}
+
 }  // namespace
 }  // namespace sala::halo

@@ -1,5 +1,7 @@
 #include "decoder.h"
 
+#include <fmt/ranges.h>
+
 #include <cmath>
 
 #include "attention.h"

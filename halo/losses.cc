@@ -15,6 +15,18 @@ Tensor surprise(const Tensor& log_p, const Batch& batch) {
   return -log_p.gather(-1, batch.ids.narrow(1, 1, log_p.size(1)).unsqueeze(-1)).squeeze(-1);
 }
 
+/// Answers whose tokens are all right, among all: the runs of marked predictions.
+Mean whole_answers(const Tensor& right, const Tensor& answers) {
+  const Tensor marked = answers.to(torch::kLong);
+  const Tensor before = torch::constant_pad_nd(marked, {1, 0}).narrow(1, 0, marked.size(1));
+  const Tensor number = (marked * (1 - before)).view({-1}).cumsum(0);  // of the run, from 1 on
+  const auto runs = number.numel() > 0 ? number[-1].item<int64_t>() : 0;
+  const Tensor wrong = torch::zeros({runs + 1}, number.options());
+  wrong.scatter_add_(0, number, (answers & right.logical_not()).to(torch::kLong).view({-1}));
+  const auto failed = (wrong > 0).sum().item<int64_t>();
+  return {static_cast<double>(runs - failed), static_cast<double>(runs)};
+}
+
 Metrics measure(const Tensor& log_p, const Tensor& nll, const Batch& batch) {
   const torch::NoGradGuard no_grad;
   const Tensor right = log_p.argmax(-1) == batch.ids.narrow(1, 1, log_p.size(1));
@@ -22,7 +34,8 @@ Metrics measure(const Tensor& log_p, const Tensor& nll, const Batch& batch) {
   return {
       {"loss", {(nll * batch.weights).sum().item<double>(), batch.weights.sum().item<double>()}},
       {"text", mean_over(nll.detach(), is_text)},
-      {"recall", mean_over(right.to(torch::kFloat), batch.answers)}};
+      {"recall", mean_over(right.to(torch::kFloat), batch.answers)},
+      {"exact", whole_answers(right, batch.answers)}};
 }
 
 }  // namespace

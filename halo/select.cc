@@ -1,4 +1,6 @@
 // sala-halo select: which layers stay attention.
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <fstream>
