@@ -14,7 +14,7 @@ Tensor served(const std::filesystem::path& dir, const std::vector<int>& ids, Spa
   ModelFiles files = open_model(dir, OpenText::no);
   RunOptions options;
   options.compute = ComputeMode::f32;
-  options.kv = DType::f32;
+  options.kv = KvType::f32;
   options.sparse = policy;
   options.threads = 1;
   options.context = options.logits = static_cast<int64_t>(ids.size());
