@@ -202,6 +202,10 @@ void Frames::copy(int32_t from, int32_t to) {
 void Frames::attach(int32_t page, std::shared_ptr<PageStore> store, int64_t record) {
   origins_[index_of(page)] = {std::move(store), record};
   if (!identity()) return;
+  if (unread_ == 0)  // a step reads few blocks of a long text
+    for (const Layer& layer : layers_)
+      for (const FieldView& field : layer.fields)
+        expect_sparse_use(field.data, field.entries * field.stride);
   for (Layer& layer : layers_) {
     if (layer.bytes == 0) continue;
     layer.frame[index_of(page)] = -1;

@@ -71,6 +71,10 @@ Storage allocate(int64_t bytes) {
   return {static_cast<std::byte*>(data), [size](std::byte* p) { ::munmap(p, size); }};
 }
 
+void expect_sparse_use(const std::byte* data, int64_t bytes) {
+  ::madvise(const_cast<std::byte*>(data), static_cast<size_t>(bytes), MADV_NOHUGEPAGE);
+}
+
 Tensor::Tensor(DType dtype, std::initializer_list<int64_t> dims) {
   view_ = window(static_cast<void*>(nullptr), dtype, dims);
   int64_t count = 1;

@@ -103,6 +103,9 @@ In columns(const In& x, int64_t first, int64_t count);
 using Storage = std::shared_ptr<std::byte>;
 /// Throws Error when the memory cannot be had, naming the amount.
 Storage allocate(int64_t bytes);
+/// Says that memory from allocate() will be touched here and there only, so that it comes in the
+/// system's small pages.
+void expect_sparse_use(const std::byte* data, int64_t bytes);
 
 /// The owner of a contiguous tensor.
 class Tensor {
