@@ -1,7 +1,7 @@
 #include "tools/block_trace.h"
 
-#include <algorithm>
-#include <iterator>
+#include <array>
+#include <charconv>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -15,6 +15,13 @@ constexpr size_t kExcerptTokens = 12;
 
 std::string dump(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+/// Written some thousand times a token, so without a formatter.
+void append_number(std::string& out, int64_t number) {
+  std::array<char, 20> digits;
+  const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), number).ptr;
+  out.append(digits.data(), end);
 }
 
 /// Blocks that the token at `position` could see.
@@ -132,11 +139,17 @@ void TraceWriter::append_runs(int64_t position, In lists, In counts, int64_t hea
   const int32_t count = counts.row<int32_t>(row)[head];
   const int32_t* list = lists.row<int32_t>(row) + head * lists.stride[1];
   line_ += '[';
-  if (count < 0) fmt::format_to(std::back_inserter(line_), "0,{}", visible(position, block_));
+  const auto run = [&](int64_t first, int64_t length) {
+    if (line_.back() != '[') line_ += ',';
+    append_number(line_, first);
+    line_ += ',';
+    append_number(line_, length);
+  };
+  if (count < 0) run(0, visible(position, block_));
   for (int32_t i = 0; i < count;) {
     int32_t end = i + 1;
     while (end < count && list[end] == list[end - 1] + 1) ++end;
-    fmt::format_to(std::back_inserter(line_), "{}{},{}", i == 0 ? "" : ",", list[i], end - i);
+    run(list[i], end - i);
     i = end;
   }
   line_ += ']';
