@@ -65,6 +65,27 @@ Estimate::Estimate(const ModelFiles& files, const Machine& machine)
   workspace_ = int64_t{sizeof(float)} * (kChunk * (3 * config_.hidden + widest) + config_.vocab);
 }
 
+MemoryUse Estimate::memory(KvType kv, int64_t tokens) const {
+  return memory_of(cache_specs(config_, kv), config_.page(), tokens);
+}
+
+int64_t Estimate::context(KvType kv, int64_t sequences, int64_t most) const {
+  const int64_t left = available_ - weight_bytes_ - workspace_;
+  const int64_t page = config_.page();
+  int64_t low = 0, high = most / page + 1;  // pages: `low` fit, `high` do not or are too many
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    (memory(kv, middle * page).total() <= left / sequences ? low : high) = middle;
+  }
+  return low * page;
+}
+
+double Estimate::token_seconds(KvType kv, int64_t tokens) const {
+  const MemoryUse all = memory(kv, tokens), near = memory(kv, std::min(tokens, attended_));
+  const int64_t read = near.kv + all.index + all.state;
+  return step_seconds_ + head_seconds_ + static_cast<double>(read) / read_rate_;
+}
+
 double Estimate::prompt_seconds(int64_t tokens) const {
   const auto n = static_cast<double>(tokens);
   double operations = 0.0;

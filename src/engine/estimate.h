@@ -18,40 +18,17 @@ class Estimate {
   int64_t weight_bytes() const { return weight_bytes_; }  ///< packed
   int64_t workspace() const { return workspace_; }        ///< of a step of 512 tokens, about
   /// Memory of one sequence of `tokens` tokens.
-  template <class Kv>
-  MemoryUse memory(Kv kv, int64_t tokens) const {
-    return memory_of(cache_specs(config_, kv), config_.page(), tokens);
-  }
+  MemoryUse memory(KvType kv, int64_t tokens) const;
   /// The most tokens, in whole pages, that each of `sequences` can have in the memory that is
   /// available; at most `most`.
-  template <class Kv>
-  int64_t context(Kv kv, int64_t sequences, int64_t most) const {
-    const int64_t left = available_ - weight_bytes_ - workspace_;
-    const int64_t page = config_.page();
-    int64_t low = 0, high = most / page + 1;  // pages: `low` fit, `high` do not or are too many
-    while (high - low > 1) {
-      const int64_t middle = low + (high - low) / 2;
-      (memory(kv, middle * page).total() <= left / sequences ? low : high) = middle;
-    }
-    return low * page;
-  }
+  int64_t context(KvType kv, int64_t sequences, int64_t most) const;
 
   /// Seconds from a prompt of `tokens` tokens to the first token of the answer.
   double prompt_seconds(int64_t tokens) const;
   /// Seconds for one more token behind `tokens` tokens.
-  template <class Kv>
-  double token_seconds(Kv kv, int64_t tokens) const {
-    return step_seconds_ + head_seconds_ + static_cast<double>(read(kv, tokens)) / read_rate_;
-  }
+  double token_seconds(KvType kv, int64_t tokens) const;
 
  private:
-  /// Bytes of memory that one token behind `tokens` tokens reads.
-  template <class Kv>
-  int64_t read(Kv kv, int64_t tokens) const {
-    const MemoryUse all = memory(kv, tokens), near = memory(kv, std::min(tokens, attended_));
-    return near.kv + all.index + all.state;
-  }
-
   ModelConfig config_;
   int64_t available_ = 0, weight_bytes_ = 0, workspace_ = 0;
   int64_t attended_ = 0;       ///< tokens that a query reads at most

@@ -47,8 +47,8 @@ Json machine_json(const Machine& m) {
 Json advice(const Estimate& estimate, const Machine& machine, int64_t trained) {
   const int64_t wanted = trained > 0 ? trained : kUnknownContext;
   std::optional<std::pair<std::string, int64_t>> best;
-  for (const auto kv : kKvTypes) {
-    if (kv == kKvTypes[0]) continue;  // f32 is for comparisons
+  for (const KvType kv : kKvTypes) {
+    if (kv == KvType::f32) continue;  // it is for comparisons
     const int64_t fits = estimate.context(kv, 1, kMostContext);
     if (!best || fits > best->second) best = {std::string(name_of(kv)), fits};
     if (fits >= wanted) break;
@@ -61,7 +61,7 @@ Json advice(const Estimate& estimate, const Machine& machine, int64_t trained) {
 Json model_json(const ModelFiles& files, const Machine& machine) {
   const Estimate estimate(files, machine);
   Json fits = Json::array(), prompts = Json::array(), tokens = Json::array();
-  for (const auto kv : kKvTypes)
+  for (const KvType kv : kKvTypes)
     for (const int64_t sequences : kSequences)
       fits.push_back({{"kv", name_of(kv)},
                       {"sequences", sequences},
@@ -74,7 +74,7 @@ Json model_json(const ModelFiles& files, const Machine& machine) {
                        {"seconds", seconds},
                        {"tokens_per_second", static_cast<double>(length) / seconds}});
     tokens.push_back({{"context", length},
-                      {"tokens_per_second", 1.0 / estimate.token_seconds(kKvTypes[1], length)}});
+                      {"tokens_per_second", 1.0 / estimate.token_seconds(KvType::bf16, length)}});
   }
   return {{"path", files.path.string()},
           {"family", files.config.family},
