@@ -339,7 +339,7 @@ class Tmux(WithModel):
         self.server = f"sala-test-{os.getpid()}"
         saved, status = self.folder / "tmux.json", self.folder / "status"
         command = [harness.PROGRAM, "chat", self.model, "--ctx", "100000", *ENDLESS, "--logit-bias", f"{letter('c')}=1000"]
-        shell = " ".join(f"'{c}'" for c in command) + f"; echo $? > '{status}'; sleep 60"
+        shell = " ".join(f"'{c}'" for c in command) + f"; echo $? > '{status}'; sleep 600"
         self.tmux("new-session", "-d", "-x", "100", "-y", "40", shell)
         self.addCleanup(self.tmux, "kill-server")
         for message in ("hello", "once more"):
