@@ -23,13 +23,12 @@ Tensor served(const std::filesystem::path& dir, const std::vector<int>& ids, Spa
   Runner runner(model, *device, options);
   std::vector<Tensor> rows;
   Hold hold = runner.open();
-  runner.prefill(hold, ids, options.logits,
-                 [&](In logits) {
-                   for (int64_t i = 0; i < logits.dim[0]; ++i)
-                     rows.push_back(torch::tensor(torch::ArrayRef<float>(
-                         logits.row<float>(i), static_cast<size_t>(logits.dim[1]))));
-                 },
-                 {});
+  const auto keep = [&](In logits) {
+    for (int64_t i = 0; i < logits.dim[0]; ++i)
+      rows.push_back(torch::tensor(
+          torch::ArrayRef<float>(logits.row<float>(i), static_cast<size_t>(logits.dim[1]))));
+  };
+  runner.read(hold, ids, {.wanted = options.logits, .on_logits = keep});
   return torch::stack(rows);
 }
 
