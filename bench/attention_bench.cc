@@ -52,7 +52,7 @@ struct Scene {
   KvPages pages;
   CompressedKeys fine{.size = 32, .stride = 16};
   CompressedKeys coarse{.size = 128, .stride = 64};
-  Selection selection;
+  Selection selection{.compute = Compute::bf16};
   Tensor positions, starts, page_table, slots, q, gate, o, sparse, lists, counts;
   std::vector<Storage> pools;
 
@@ -127,7 +127,8 @@ void run_dense(benchmark::State& state, Shape shape, KvType type) {
   const int64_t tokens = state.range(0), context = state.range(1);
   Scene scene(shape, type, tokens, context);
   for ([[maybe_unused]] auto _ : state)
-    attention(device(), scene.sequences(), scene.q, scene.pages, {}, {}, 0.1f, scene.gate, scene.o);
+    attention(device(), scene.sequences(), scene.q, scene.pages, {}, {}, 0.1f, Compute::bf16,
+              scene.gate, scene.o);
   const double keys =
       static_cast<double>(tokens) * static_cast<double>(2 * context - tokens + 1) / 2;
   const double read = static_cast<double>(context * scene.pages.page_bytes() / scene.pages.page);
@@ -140,7 +141,7 @@ void run_sparse(benchmark::State& state, Shape shape, KvType type) {
   scene.select();
   for ([[maybe_unused]] auto _ : state)
     attention(device(), scene.sequences(), scene.q, scene.pages, scene.lists, scene.counts, 0.1f,
-              scene.gate, scene.o);
+              Compute::bf16, scene.gate, scene.o);
   const double keys = static_cast<double>(tokens * scene.selection.top * scene.pages.page);
   const auto read = static_cast<double>(scene.pages.page_bytes() * scene.selection.top);
   report(state, 4.0 * keys * shape.heads * shape.head_dim, tokens == 1 ? read : 0);

@@ -155,13 +155,24 @@ void decode_values(const AttendedBlock& block, int64_t tokens) {
   }
 }
 
+/// `rows` rows of bf16, which lie in pairs, as f32 rows of `columns` each.
+void widen_pairs(const std::byte* from, int64_t rows, int64_t columns, float* to) {
+  for (int64_t row = 0; row < rows; row += 2, to += 2 * columns)
+    for_each_lane(columns, [&](auto d, int64_t i) {
+      const hn::Rebind<uint32_t, decltype(d)> words;
+      const auto pairs =
+          hn::LoadU(words, reinterpret_cast<const uint32_t*>(from) + row / 2 * columns + i);
+      hn::StoreU(hn::BitCast(d, hn::ShiftLeft<16>(pairs)), d, to + i);
+      hn::StoreU(hn::BitCast(d, hn::And(pairs, hn::Set(words, 0xFFFF0000))), d, to + columns + i);
+    });
+}
+
 /// K^T of a block as f32, and V: as far as `columns` and `tokens` say.
 const float* keys_of(const AttendedBlock& block, int64_t columns) {
   const KvPages& pages = *block.pages;
   if (pages.type == KvType::f32) return reinterpret_cast<const float*>(block.head.keys);
   if (pages.type == KvType::bf16) {
-    widen(reinterpret_cast<const uint16_t*>(block.head.keys), block.wide,
-          int64_t{pages.head_dim} * pages.page_lanes());
+    widen_pairs(block.head.keys, pages.head_dim, pages.page_lanes(), block.wide);
   } else {
     decode_keys(block, columns);
   }
@@ -171,12 +182,22 @@ const float* values_of(const AttendedBlock& block, int64_t tokens) {
   const KvPages& pages = *block.pages;
   if (pages.type == KvType::f32) return reinterpret_cast<const float*>(block.head.values);
   if (pages.type == KvType::bf16) {
-    widen(reinterpret_cast<const uint16_t*>(block.head.values), block.wide,
-          tokens * pages.head_dim);
+    widen_pairs(block.head.values, tokens, pages.head_dim, block.wide);
   } else {
     decode_values(block, tokens);
   }
   return block.wide;
+}
+
+/// to = from, rounded to bf16 (nearest even), whole vectors of it.
+void round_to_bf16(const float* from, int64_t count, float* to) {
+  for_each_lane((count + lanes() - 1) / lanes() * lanes(), [&](auto d, int64_t i) {
+    const hn::Rebind<uint32_t, decltype(d)> words;
+    const auto bits = hn::BitCast(words, hn::LoadU(d, from + i));
+    const auto tie = hn::And(hn::ShiftRight<16>(bits), hn::Set(words, 1));
+    const auto rounded = hn::Add(hn::Add(bits, hn::Set(words, 0x7FFF)), tie);
+    hn::StoreU(hn::BitCast(d, hn::And(rounded, hn::Set(words, 0xFFFF0000))), d, to + i);
+  });
 }
 
 /// Adds one block to the softmax of its rows.
@@ -201,6 +222,9 @@ void attend(const AttendedBlock& block) {
   }
 
   weigh(block);
+  if (rounds(block.compute, block.pages->type))
+    for (int64_t i = 0; i < block.rows; ++i)
+      round_to_bf16(block.scores + i * width, block.visible[i], block.scores + i * width);
 
   const Matrix values{values_of(block, most), d};
   for (int64_t first = 0; first < block.rows; first += kTileRows) {
@@ -252,6 +276,7 @@ namespace sala::cpu {
 namespace {
 
 HWY_EXPORT(attend);
+HWY_EXPORT(weigh);
 HWY_EXPORT(merge_row);
 HWY_EXPORT(finish_row);
 
@@ -278,6 +303,7 @@ struct Cursor {
 struct Scratch {
   Cursor* cursors;
   Softmax segment, total;
+  float* rounded;  ///< [rows][rounded_width]: q in bf16, as f32 or in pairs
   AttendedBlock block;
 };
 
@@ -295,16 +321,20 @@ struct Call {
   const KvPages& pages;
   In lists, counts;
   float scale;
+  Compute compute;
   In gate;
   Out o;
   int64_t group = 0;    ///< heads of a kv head
   int64_t longest = 0;  ///< queries of a run
 
   int64_t rows() const { return longest * group; }
+  bool rounds() const { return cpu::rounds(compute, pages.type); }
+  int64_t rounded_width() const { return (pages.head_dim + 1) / 2 * 2; }
   int64_t own_block(const Run& run) const { return run.position / pages.page; }
   Scratch carve(Carver& carver) const;
   Cursor cursor(const Run& run, int64_t query, int64_t g, int64_t segment) const;
   int64_t next_block(const Run& run, const Scratch& scratch) const;
+  void round_queries(const Run& run, int64_t g, const Scratch& scratch) const;
   KvHead head_of(const Run& run, int64_t g, int64_t index) const;
   void visit_block(const Run& run, int64_t g, int64_t index, const Softmax& softmax,
                    Scratch& scratch) const;
@@ -329,16 +359,18 @@ Scratch Call::carve(Carver& carver) const {
   scratch.cursors = carver.take<Cursor>(longest);
   scratch.segment = take_softmax(carver, rows(), d);
   scratch.total = take_softmax(carver, rows(), d);
+  scratch.rounded = carver.take<float>(rounds() ? rows() * rounded_width() : 0);
   AttendedBlock& block = scratch.block;
   block.pages = &pages;
   block.scale = scale;
+  block.compute = compute;
   block.q = carver.take<const float*>(rows());
   block.state = carver.take<int32_t>(rows());
   block.visible = carver.take<int64_t>(rows());
   block.scores = carver.take<float>(rows() * lanes);
   block.rescale = carver.take<float>(rows());
   const bool widens = pages.type != KvType::f32;
-  block.wide = carver.take<float>(widens ? d * lanes + kInt4Group : 0);
+  block.wide = carver.take<float>(widens ? (d + 1) * lanes + kInt4Group : 0);
   block.grid = carver.take<float>(pages.grid_rows() * lanes);
   return scratch;
 }
@@ -369,6 +401,21 @@ KvHead Call::head_of(const Run& run, int64_t g, int64_t index) const {
   return pages.head(pool_page(sequences, run.sequence, index), g);
 }
 
+/// The heads of the run's queries in bf16.
+void Call::round_queries(const Run& run, int64_t g, const Scratch& scratch) const {
+  if (!rounds()) return;
+  const int64_t d = pages.head_dim;
+  for (int64_t row = 0; row < run.count * group; ++row) {
+    const float* x = q.row<float>(run.token + row / group) + (g * group + row % group) * d;
+    float* to = scratch.rounded + row * rounded_width();
+    if (in_pairs(compute, pages.type)) {
+      round_to_pairs(x, d, reinterpret_cast<uint32_t*>(to));
+    } else {
+      for (int64_t i = 0; i < d; ++i) to[i] = bf16_to_f32(f32_to_bf16(x[i]));
+    }
+  }
+}
+
 /// One block, for the queries whose cursors stand at it.
 void Call::visit_block(const Run& run, int64_t g, int64_t index, const Softmax& softmax,
                        Scratch& scratch) const {
@@ -381,9 +428,11 @@ void Call::visit_block(const Run& run, int64_t g, int64_t index, const Softmax& 
     ++cursor.next;
     const int64_t visible =
         std::min<int64_t>(pages.page, run.position + query - index * pages.page + 1);
-    const float* q_row = q.row<float>(run.token + query) + g * group * d;
+    const int64_t q_width = rounds() ? rounded_width() : d;
+    const float* q_row = rounds() ? scratch.rounded + query * group * q_width
+                                  : q.row<float>(run.token + query) + g * group * d;
     for (int64_t h = 0; h < group; ++h) {
-      block.q[block.rows] = q_row + h * d;
+      block.q[block.rows] = q_row + h * q_width;
       block.state[block.rows] = static_cast<int32_t>(query * group + h);
       block.visible[block.rows++] = visible;
     }
@@ -392,7 +441,13 @@ void Call::visit_block(const Run& run, int64_t g, int64_t index, const Softmax& 
   block.head = head_of(run, g, index);
   block.next = next == kEnd ? nullptr : head_of(run, g, next).begin();
   block.softmax = softmax;
-  HWY_DYNAMIC_DISPATCH(attend)(block);
+  if (in_pairs(compute, pages.type)) {
+    bf16_scores(block);
+    HWY_DYNAMIC_DISPATCH(weigh)(block);
+    bf16_values(block);
+  } else {
+    HWY_DYNAMIC_DISPATCH(attend)(block);
+  }
 }
 
 /// The next segment that any cursor stands in, from its start.
@@ -429,6 +484,7 @@ void Call::finish(const Run& run, int64_t g, const Softmax& total) const {
 void Call::attend_run(const Run& run, int64_t g, Scratch& scratch) const {
   for (int64_t query = 0; query < run.count; ++query)
     scratch.cursors[query] = cursor(run, query, g, -1);
+  round_queries(run, g, scratch);
   reset(scratch.total, run.count * group, pages.head_dim);
   while (next_block(run, scratch) != kEnd) {
     visit_segment(run, g, scratch.segment, scratch);
@@ -472,6 +528,7 @@ void Call::attend_segments(const Runs& runs, int64_t segments) const {
     const int64_t g = i / segments % pages.kv_heads;
     for (int64_t query = 0; query < run.count; ++query)
       scratch.cursors[query] = cursor(run, query, g, i % segments);
+    round_queries(run, g, scratch);
     visit_segment(run, g, part(i / segments, i % segments), scratch);
   };
   device.pool().run(items * segments, std::cref(visit));
@@ -490,7 +547,7 @@ void Call::attend_segments(const Runs& runs, int64_t segments) const {
 }  // namespace
 
 void attention(Device& device, const Sequences& sequences, In q, const KvPages& pages, In lists,
-               In counts, float scale, In gate, Out o) {
+               In counts, float scale, Compute compute, In gate, Out o) {
   constexpr int64_t kMostParts = int64_t{32} << 20;  // bytes of partial results
   CpuDevice& cpu = self(device);
   Call call{.device = cpu,
@@ -500,6 +557,7 @@ void attention(Device& device, const Sequences& sequences, In q, const KvPages& 
             .lists = lists,
             .counts = counts,
             .scale = scale,
+            .compute = compute,
             .gate = gate,
             .o = o,
             .group = q.dim[1] / pages.head_dim / pages.kv_heads};

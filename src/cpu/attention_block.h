@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "cpu/pairs.h"
 #include "ops/pages.h"
 
 namespace sala::cpu {
@@ -22,15 +23,22 @@ struct AttendedBlock {
                                     ///< meanwhile
   float scale = 1.0f;
   int64_t rows = 0;
-  const float** q = nullptr;   ///< [rows]
+  Compute compute = Compute::f32;
+  const float** q = nullptr;   ///< [rows] each [head_dim], or where in_pairs() its pairs of bf16
   int32_t* state = nullptr;    ///< [rows] which row of `softmax` each is
   int64_t* visible = nullptr;  ///< [rows] keys that the row may see, from the first: at least 1
   Softmax softmax;
   float* scores = nullptr;   ///< scratch [rows][page_lanes]
   float* rescale = nullptr;  ///< scratch [rows]
-  float* wide = nullptr;     ///< scratch [head_dim][page_lanes]: the keys as f32, then the values;
-                             ///< behind it the channels that the last group of int4 has room for
+  float* wide = nullptr;     ///< scratch [head_dim + 1][page_lanes] and a group: the keys, then the
+                             ///< values as f32; an odd last row of bf16 has a partner, and the last
+                             ///< group of int4 has room for more channels than there may be
   float* grid = nullptr;     ///< scratch [grid_rows][page_lanes]: of the keys, then of the values
 };
+
+// On pairs of bf16 (attention_bf16.cc; x86-64 with vpdpbf16ps): scores = q K^T, and values = values
+// * rescale + weights V with the weights in `scores`, which are left rounded.
+void bf16_scores(const AttendedBlock& block);
+void bf16_values(const AttendedBlock& block);
 
 }  // namespace sala::cpu

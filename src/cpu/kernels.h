@@ -19,7 +19,7 @@ void block_select(Device& device, const Sequences& sequences, In q, const KvPage
                   const CompressedKeys& fine, const CompressedKeys& coarse,
                   const Selection& selection, In sparse, Out lists, Out counts);
 void attention(Device& device, const Sequences& sequences, In q, const KvPages& pages, In lists,
-               In counts, float scale, In gate, Out o);
+               In counts, float scale, Compute compute, In gate, Out o);
 void lightning(Device& device, const Sequences& sequences, In q, In k, In v,
                const LightningMemory& memory, const LightningForm& form, In gate, Out o);
 

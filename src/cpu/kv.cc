@@ -37,6 +37,13 @@ using Code = std::conditional_t<
     std::conditional_t<kType == KvType::bf16, uint16_t,
                        std::conditional_t<kType == KvType::int8, int8_t, uint8_t>>>;
 
+/// KvPages::place with the type known.
+template <KvType kType>
+int64_t place(int64_t row, int64_t column, int64_t columns) {
+  if constexpr (kType == KvType::bf16) return (row / 2 * columns + column) * 2 + row % 2;
+  return row * columns + column;
+}
+
 /// What becomes of bits that are to be in a page.
 enum class Put : uint8_t { write, compare };
 
@@ -115,8 +122,8 @@ void put_run(const Sequences& sequences, const Run& run, int64_t g, In k, In v,
   const KvHead head = pages.head(page, g);
   const Tokens key_tokens{pages, head.key_grid, first};
   const Tokens value_tokens{pages, head.value_grid, first};
-  auto* keys = reinterpret_cast<Code<kType>*>(head.keys) + first;
-  auto* values = reinterpret_cast<Code<kType>*>(head.values) + first * rows;
+  auto* keys = reinterpret_cast<Code<kType>*>(head.keys);
+  auto* values = reinterpret_cast<Code<kType>*>(head.values);
   const auto row_of = [&](In x, int64_t t) {
     return x.row<float>(run.token + t) + g * pages.head_dim;
   };
@@ -129,9 +136,11 @@ void put_run(const Sequences& sequences, const Run& run, int64_t g, In k, In v,
     const int64_t count = std::min(kRows, rows - row);
     for (int64_t t = 0; t < run.count; ++t) {
       encode<kType>(key_tokens, t, row_of(k, t), row, count, codes);
-      for (int64_t i = 0; i < count; ++i) put<kPut>(&keys[(row + i) * lanes + t], codes[i]);
+      for (int64_t i = 0; i < count; ++i)
+        put<kPut>(&keys[place<kType>(row + i, first + t, lanes)], codes[i]);
       encode<kType>(value_tokens, t, row_of(v, t), row, count, codes);
-      for (int64_t i = 0; i < count; ++i) put<kPut>(&values[t * rows + row + i], codes[i]);
+      for (int64_t i = 0; i < count; ++i)
+        put<kPut>(&values[place<kType>(first + t, row + i, rows)], codes[i]);
     }
   }
 }
@@ -181,7 +190,7 @@ struct KeyReader {
   /// sum[i] += channel c + i of token t, for `count` channels of one half of a group.
   void add(int64_t t, int64_t c, int64_t count, float* sum) const {
     const int64_t lanes = pages.page_lanes();
-    const auto at = [&](int64_t row) { return codes[row * lanes + t]; };
+    const auto at = [&](int64_t row) { return codes[place<kType>(row, t, lanes)]; };
     if constexpr (kType == KvType::f32) {
       for (int64_t i = 0; i < count; ++i) sum[i] += at(c + i);
     } else if constexpr (kType == KvType::bf16) {

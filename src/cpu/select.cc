@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "cpu/kernels.h"
+#include "cpu/pairs.h"
 #include "cpu/rows-inl.h"
 #include "cpu/select_tile.h"
 #include "cpu/work.h"
@@ -23,7 +24,7 @@ HWY_BEFORE_NAMESPACE();
 namespace sala::cpu::HWY_NAMESPACE {
 namespace {
 
-/// scores [window][column] = q.k, -inf where the query does not see the window.
+/// scores [window][column] = q.k.
 void score(const SelectTile& x) {
   Fetch fetch = no_fetch(x.q);
   const Matrix q{x.q, x.columns};
@@ -36,6 +37,10 @@ void score(const SelectTile& x) {
     }
     multiply_rows<true>(tile, count, 0, x.d, q, x.columns, fetch);
   }
+}
+
+/// The score is -inf where the query does not see the window.
+void mask(const SelectTile& x) {
   if (!x.masked) return;
   const Floats d;
   const auto none = hn::Set(d, -std::numeric_limits<float>::infinity());
@@ -51,7 +56,7 @@ void score(const SelectTile& x) {
 
 /// Adds a tile of coarse windows to the softmax of each column.
 void normalise(const SelectTile& x) {
-  score(x);
+  mask(x);
   const Floats d;
   const auto none = hn::Set(d, -std::numeric_limits<float>::infinity());
   for (int64_t c = 0; c < x.columns; c += lanes()) {
@@ -74,7 +79,7 @@ void normalise(const SelectTile& x) {
 /// vectors of heads in ascending order, then their lanes; head by head where a query has less than
 /// a vector of them.
 void vote(const SelectTile& x) {
-  score(x);
+  mask(x);
   const Floats d;
   const bool whole = x.heads % lanes() == 0;
   for (int64_t j = 0; j < x.count; ++j) {
@@ -110,6 +115,7 @@ HWY_AFTER_NAMESPACE();
 namespace sala::cpu {
 namespace {
 
+HWY_EXPORT(score);
 HWY_EXPORT(normalise);
 HWY_EXPORT(vote);
 HWY_EXPORT(widen_row);
@@ -117,6 +123,24 @@ HWY_EXPORT(widen_row);
 constexpr int64_t kTile = 64;          ///< windows
 constexpr int64_t kMostColumns = 128;  ///< q^T of an item stays in the second-level cache
 constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+/// Scores by products of pairs.
+void score_pairs(const SelectTile& x) {
+  const PairMatrix q{x.q_pairs, x.columns, x.columns};
+  const int64_t most = x.columns == 16 ? kManyPairRows : kPairRows;
+  Lines lines;
+  for (int64_t first = 0; first < x.count;) {
+    const int64_t left = x.count - first;
+    const auto count = static_cast<int>(left >= most ? most : std::min<int64_t>(left, kPairRows));
+    PairRows rows;
+    for (int r = 0; r < count; ++r) {
+      rows.a[r] = reinterpret_cast<const uint32_t*>(x.keys[first + r]);
+      rows.c[r] = x.scores + (first + r) * x.columns;
+    }
+    multiply_pairs(true, count, rows, {0, x.d / 2, false}, q, lines);
+    first += count;
+  }
+}
 
 struct Scratch {
   float* q;
@@ -143,6 +167,7 @@ struct Call {
   int64_t most_blocks = 0;  ///< of any query
 
   int64_t columns() const { return (longest * heads + 15) / 16 * 16; }
+  bool paired() const { return in_pairs(selection.compute, pages.type) && pages.head_dim % 2 == 0; }
   Scratch carve(Carver& carver) const;
   void transpose_q(const Run& run, int64_t g, Scratch& scratch) const;
   void see(const Run& run, const CompressedKeys& keys, Scratch& scratch) const;
@@ -150,6 +175,7 @@ struct Call {
                  Scratch& scratch) const;
   void finish_normaliser(const Run& run, Scratch& scratch) const;
   void pool_tile(const Run& run, Scratch& scratch) const;
+  void score_tile(const SelectTile& tile) const;
   void score_blocks(const Run& run, int64_t g, Scratch& scratch) const;
   void choose(const float* scores, int64_t blocks, uint64_t* order, int32_t* list) const;
   void select_run(const Run& run, int64_t g, Scratch& scratch) const;
@@ -182,12 +208,23 @@ void Call::transpose_q(const Run& run, int64_t g, Scratch& scratch) const {
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(d)));
   scratch.tile.queries = run.count;
   scratch.tile.columns = (run.count * heads + 15) / 16 * 16;
-  std::fill_n(scratch.q, d * scratch.tile.columns, 0.0f);
+  const int64_t columns = scratch.tile.columns;
+  auto* pairs = reinterpret_cast<uint16_t*>(scratch.q);
+  scratch.tile.q_pairs = paired() ? reinterpret_cast<const uint32_t*>(scratch.q) : nullptr;
+  std::fill_n(scratch.q, d * columns, 0.0f);
   for (int64_t query = 0; query < run.count; ++query)
     for (int64_t h = 0; h < group; ++h) {
       const float* row = q.row<float>(run.token + query) + (g * group + h) * d;
-      float* column = scratch.q + query * heads + h;
-      for (int64_t i = 0; i < d; ++i) column[i * scratch.tile.columns] = row[i] * scale;
+      const int64_t column = query * heads + h;
+      for (int64_t i = 0; i < d; ++i) {
+        const float x = row[i] * scale;
+        if (paired()) {
+          pairs[(i / 2 * columns + column) * 2 + i % 2] = f32_to_bf16(x);
+        } else {
+          scratch.q[i * columns + column] =
+              rounds(selection.compute, pages.type) ? bf16_to_f32(f32_to_bf16(x)) : x;
+        }
+      }
     }
 }
 
@@ -208,18 +245,20 @@ void Call::take_tile(const Run& run, int64_t g, const CompressedKeys& keys, int6
   tile.first = first;
   tile.count = std::min(kTile, keys.windows(run.position + run.count) - first);
   tile.masked = first + tile.count > keys.windows(run.position + 1);
-  int64_t page = -1;
+  int64_t end = 0;  // of the page at hand
   int64_t offset = 0;
   const std::byte* data = nullptr;
   for (int64_t i = 0; i < tile.count; ++i) {
-    const int64_t index = keys.page_of(first + i, pages.page);
-    if (index != page) {
-      page = index;
+    if (const int64_t last = (first + i) * keys.stride + keys.size - 1; last >= end) {
+      const int64_t page = last / pages.page;
+      end = (page + 1) * pages.page;
       data = page_data<const std::byte>(keys.field, pool_page(sequences, run.sequence, page));
       offset = g * capacity - keys.first_window(page, pages.page);
     }
     const int64_t at = (offset + first + i) * d;
-    if (index_type(pages.type) == DType::f32) {
+    if (paired()) {
+      tile.keys[i] = reinterpret_cast<const float*>(reinterpret_cast<const uint16_t*>(data) + at);
+    } else if (index_type(pages.type) == DType::f32) {
       tile.keys[i] = reinterpret_cast<const float*>(data) + at;
     } else {
       HWY_DYNAMIC_DISPATCH(widen_row)(reinterpret_cast<const uint16_t*>(data) + at,
@@ -264,6 +303,14 @@ void Call::pool_tile(const Run& run, Scratch& scratch) const {
   }
 }
 
+void Call::score_tile(const SelectTile& tile) const {
+  if (paired()) {
+    score_pairs(tile);
+  } else {
+    HWY_DYNAMIC_DISPATCH(score)(tile);
+  }
+}
+
 void Call::score_blocks(const Run& run, int64_t g, Scratch& scratch) const {
   transpose_q(run, g, scratch);
   SelectTile& tile = scratch.tile;
@@ -272,6 +319,7 @@ void Call::score_blocks(const Run& run, int64_t g, Scratch& scratch) const {
   see(run, coarse, scratch);
   for (int64_t first = 0; first < coarse.windows(run.position + run.count); first += kTile) {
     take_tile(run, g, coarse, first, scratch);
+    score_tile(tile);
     HWY_DYNAMIC_DISPATCH(normalise)(tile);
   }
   finish_normaliser(run, scratch);
@@ -279,6 +327,7 @@ void Call::score_blocks(const Run& run, int64_t g, Scratch& scratch) const {
   std::fill_n(scratch.pooled, run.count * most_blocks, kNone);
   for (int64_t first = 0; first < fine.windows(run.position + run.count); first += kTile) {
     take_tile(run, g, fine, first, scratch);
+    score_tile(tile);
     HWY_DYNAMIC_DISPATCH(vote)(tile);
     pool_tile(run, scratch);
   }

@@ -9,10 +9,11 @@ namespace sala::cpu {
 struct SelectTile {
   int64_t d = 0;
   int64_t columns = 0, heads = 0, queries = 0;
-  const float* q = nullptr;  ///< [d][columns], scaled
-  int64_t first = 0;         ///< index of the first window
+  const float* q = nullptr;           ///< [d][columns], scaled
+  const uint32_t* q_pairs = nullptr;  ///< [d / 2][columns] the same in pairs of bf16, and then
+  int64_t first = 0;                  ///< index of the first window
   int64_t count = 0;
-  const float** keys = nullptr;    ///< [count] each [d]
+  const float** keys = nullptr;    ///< [count] each [d], of pairs where q is
   bool masked = false;             ///< some query does not see all these windows
   const float* visible = nullptr;  ///< [columns] windows that the query sees
   float* scores = nullptr;         ///< scratch [count][columns]

@@ -242,6 +242,8 @@ const Case kCases[] = {
     {StoredType::bf16, ComputeMode::f32, KvType::int4, true, true, false},
     {StoredType::q8_0, ComputeMode::int8, KvType::bf16, false, true, false},
     {StoredType::q8_0, ComputeMode::int8, KvType::bf16, false, false, true},
+    {StoredType::bf16, ComputeMode::bf16, KvType::int8, true, true, true},
+    {StoredType::f32, ComputeMode::f32, KvType::int4, true, false, true},
 };
 std::string name_of_case(const ::testing::TestParamInfo<Case>& tested) {
   const Case& c = tested.param;

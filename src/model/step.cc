@@ -67,4 +67,9 @@ Compute Step::compute_for(const Weight& weight) const {
   return weight.type == WeightType::bf16 && device.native_bf16() ? Compute::bf16 : Compute::f32;
 }
 
+Compute Step::attention_compute() const {
+  if (kv == KvType::f32 || compute == ComputeMode::f32) return Compute::f32;
+  return compute != ComputeMode::automatic || device.native_bf16() ? Compute::bf16 : Compute::f32;
+}
+
 }  // namespace sala

@@ -89,6 +89,9 @@ struct Step {
 
   /// The op's compute type for this weight under the step's mode.
   Compute compute_for(const Weight& weight) const;
+  /// The type in which attention computes: f32 beside f32 keys or where the mode says so, else
+  /// bf16; `automatic` takes it where the device has bf16 arithmetic.
+  Compute attention_compute() const;
 };
 
 }  // namespace sala

@@ -85,7 +85,7 @@ void block_select(Device& device, const Sequences& sequences, In q, const KvPage
 }
 
 void attention(Device& device, const Sequences& sequences, In q, const KvPages& pages, In lists,
-               In counts, float scale, In gate, Out o) {
+               In counts, float scale, Compute compute, In gate, Out o) {
   Dim T("T");
   Dim top("top");
   Dim width("heads * head_dim");
@@ -97,8 +97,9 @@ void attention(Device& device, const Sequences& sequences, In q, const KvPages& 
       .optional("lists", lists, {T, pages.kv_heads, top}, DType::i32)
       .optional("counts", counts, {T, pages.kv_heads}, DType::i32);
   check_heads("attention", width, pages);
+  SALA_CHECK(compute != Compute::int8, "attention: computes in f32 or bf16");
   SALA_CHECK(device.ops.attention != nullptr, "{} has no attention", device.name());
-  device.ops.attention(device, sequences, q, pages, lists, counts, scale, gate, o);
+  device.ops.attention(device, sequences, q, pages, lists, counts, scale, compute, gate, o);
 }
 
 }  // namespace sala

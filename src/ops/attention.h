@@ -1,5 +1,6 @@
 #pragma once
 
+#include "ops/basic.h"
 #include "ops/pages.h"
 #include "ops/sequences.h"
 #include "tensor/tensor.h"
@@ -26,6 +27,8 @@ struct Selection {
   int init_blocks = 1;    ///< first blocks, always chosen
   int local_blocks = 32;  ///< blocks before the query's own that are always chosen, besides its own
   int top = 96;           ///< blocks chosen in all (topk + window / block), forced ones included
+  /// The type in which q enters its products, times head_dim^-1/2; bf16 where keys are not f32.
+  Compute compute = Compute::f32;
 };
 
 /// Chooses the blocks that each query attends to (InfLLM-V2 stage 1 and pooling). For query t at
@@ -49,8 +52,10 @@ void block_select(Device& device, const Sequences& sequences, In q, const KvPage
 /// over u <= p, times sigmoid(gate) where a gate is given. Head h uses kv head h / (heads /
 /// kv_heads). q, o, gate [T, heads * head_dim]. Softmax runs block by block at absolute positions,
 /// in segments of 16 blocks that are merged left to right, so that a query's bits depend on that
-/// query alone.
+/// query alone. With Compute::bf16 and keys and values of fewer bits than f32, q and the softmax's
+/// weights enter their products rounded to bf16 (and decoded int8 and int4, where products of bf16
+/// pairs are what the backend has); sums are f32.
 void attention(Device& device, const Sequences& sequences, In q, const KvPages& pages, In lists,
-               In counts, float scale, In gate, Out o);
+               In counts, float scale, Compute compute, In gate, Out o);
 
 }  // namespace sala

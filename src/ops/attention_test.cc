@@ -44,7 +44,7 @@ TEST_P(Attention, OfTheReferenceIsSoftmaxOverTheAllowedTokens) {
   const auto reference = open_reference();
   const PagesOutcome out = run(*reference, c, in, crowd, all_at_once(c.lengths), memory);
   // `scale` is rounded to f32, which shows in large scores.
-  const double tolerance = 1e-6 * std::max(1.0f, c.size);
+  const double tolerance = c.tolerance(1e-6 * std::max(1.0f, c.size));
   for (size_t s = 0; s < c.lengths.size(); ++s)
     for (int64_t p = 0; p < c.lengths[s]; p += random.between(1, 20)) {
       const int h = random.between(0, c.heads - 1);
@@ -74,7 +74,7 @@ TEST_P(Attention, MatchesTheReference) {
   const PagesOutcome expected =
       run(*reference, c, in, crowd, all_at_once(c.lengths), expected_memory);
   // Scores are off by a few roundings of their size, and weights by as much of their own.
-  const double tolerance = 16 * kEpsilon * std::sqrt(c.head_dim) * (1 + c.size);
+  const double tolerance = c.tolerance(16 * kEpsilon * std::sqrt(c.head_dim) * (1 + c.size));
   for (const Target& target : targets()) {
     SCOPED_TRACE(target.name);
     Opened opened(target);

@@ -70,7 +70,7 @@ TEST_F(ContractDeathTest, HoldsSequencesAndPagesTogether) {
   kv_append(*device_, sequences, x_, x_, pages);
   EXPECT_DEATH(kv_append(*device_, sequences, x_, y_, pages), "kv_append: axis 1 of v is 5");
   pages.kv_heads = 2;
-  EXPECT_DEATH(attention(*device_, sequences, x_, pages, {}, {}, 1, {}, x_),
+  EXPECT_DEATH(attention(*device_, sequences, x_, pages, {}, {}, 1, Compute::f32, {}, x_),
                "2 kv heads of size 8");
   pages.kv_heads = 8;
   EXPECT_DEATH(kv_append(*device_, sequences, x_, x_, pages),

@@ -62,7 +62,8 @@ inline KvGrid grid_of(KvType type, const float* x, int64_t n) {
   } else {
     grid = {.scale = f16((high - low) / 15), .minimum = f16(low)};
   }
-  const bool finite = largest < 0x7F800000U && grid.scale < kInfinity && grid.minimum > -kInfinity;
+  const bool finite =
+      largest < 0x7F800000U && grid.scale < kInfinity && std::abs(grid.minimum) < kInfinity;
   return finite ? grid : KvGrid{.scale = std::nanf(""), .minimum = 0};
 }
 

@@ -24,7 +24,8 @@ struct KvHead {
 /// The keys and values of a layer. A page holds, for each kv head in turn,
 ///   key grid, value grid  [grid_rows][page_lanes] f16: of each token's groups the scales, then the
 ///                         minima where there are any; none where numbers are stored as such
-///   K^T [code_rows][page_lanes] then V [page][code_rows]: numbers or codes
+///   K^T [code_rows][page_lanes] then V [page][code_rows]: numbers or codes; of bf16, rows lie in
+///                         pairs, [rows / 2][columns][2], as products of pairs read them
 /// page_lanes = page rounded up to 16; token t of the page is column t of the grids and of K^T and
 /// row t of V. A code row is a channel; of int4, byte i of group g is row 16 g + i. Pages are zero
 /// when handed out.
@@ -48,13 +49,18 @@ struct KvPages {
   int code_rows() const { return type == KvType::int4 ? groups() * kInt4Group / 2 : head_dim; }
   int code_bytes() const { return type == KvType::f32 ? 4 : type == KvType::bf16 ? 2 : 1; }
   int64_t grid_bytes() const { return int64_t{2} * grid_rows() * page_lanes(); }
-  int64_t keys_bytes() const { return int64_t{code_bytes()} * code_rows() * page_lanes(); }
+  int64_t keys_bytes() const { return code_bytes() * padded(code_rows()) * page_lanes(); }
+  int64_t values_bytes() const { return code_bytes() * padded(page) * code_rows(); }
   int64_t head_bytes() const {
-    const int64_t bytes =
-        2 * grid_bytes() + keys_bytes() + int64_t{code_bytes()} * code_rows() * page;
-    return (bytes + 1) / 2 * 2;
+    return (2 * grid_bytes() + keys_bytes() + values_bytes() + 1) / 2 * 2;
   }
   int64_t page_bytes() const { return kv_heads * head_bytes(); }
+  /// Rows of a matrix in memory, and where (row, column) of one with `columns` lies.
+  int64_t padded(int64_t rows) const { return type == KvType::bf16 ? (rows + 1) / 2 * 2 : rows; }
+  int64_t place(int64_t row, int64_t column, int64_t columns) const {
+    return type == KvType::bf16 ? (row / 2 * columns + column) * 2 + row % 2
+                                : row * columns + column;
+  }
 
   bool mapped(int64_t p) const { return frames.empty() || frames.as<int32_t>()[p] >= 0; }
   /// Where pool page p lies, which has a frame.

@@ -118,9 +118,9 @@ TEST_P(Pages, LieInAnyFrames) {
       });
       const Tensor o(DType::f32, {T, x.q.view().dim[1]}),
           framed(DType::f32, {T, x.q.view().dim[1]});
-      attention(device, sequences, x.q, expected.pages, lists, counts, c.scale(), {}, o);
+      attention(device, sequences, x.q, expected.pages, lists, counts, c.scale(), c.compute, {}, o);
       with(pages_of(step, crowd, lists, counts), [&](const KvPages& kv) {
-        attention(device, sequences, x.q, kv, lists, counts, c.scale(), {}, framed);
+        attention(device, sequences, x.q, kv, lists, counts, c.scale(), c.compute, {}, framed);
       });
       ASSERT_TRUE(same_bits(o.view(), framed.view()));
     }
@@ -244,7 +244,7 @@ std::vector<float> round_trip(Device& device, KvType type, const std::vector<flo
   const Tensor v(DType::f32, {1, d}), zero(DType::f32, {1, d}), o(DType::f32, {1, d});
   std::ranges::copy(x, v.view().as<float>());
   kv_append(device, step.sequences(), zero, v, memory.pages);
-  attention(device, step.sequences(), zero, memory.pages, {}, {}, 1, {}, o);
+  attention(device, step.sequences(), zero, memory.pages, {}, {}, 1, Compute::f32, {}, o);
   return {o.view().as<float>(), o.view().as<float>() + d};
 }
 
@@ -313,6 +313,18 @@ TEST(PagesRoundTrip, OfWhatIsNotFiniteIsNan) {
           EXPECT_EQ(std::isnan(y[i]), type == KvType::int8 || i / 32 == 1) << bad << ", " << i;
       }
     }
+  }
+}
+
+// Channels that lie close together far beyond f16.
+TEST(PagesRoundTrip, OfWhatF16CannotReachIsNan) {
+  for (const Target& target : targets()) {
+    SCOPED_TRACE(target.name);
+    Opened opened(target);
+    for (const float bad : {1e30f, -1e30f})
+      for (const KvType type : {KvType::int8, KvType::int4})
+        for (const float y : round_trip(opened.device(), type, std::vector<float>(32, bad)))
+          EXPECT_TRUE(std::isnan(y)) << y;
   }
 }
 

@@ -20,7 +20,7 @@ void block_select(Device&, const Sequences& sequences, In q, const KvPages& page
                   const CompressedKeys& fine, const CompressedKeys& coarse,
                   const Selection& selection, In sparse, Out lists, Out counts);
 void attention(Device&, const Sequences& sequences, In q, const KvPages& pages, In lists, In counts,
-               float scale, In gate, Out o);
+               float scale, Compute compute, In gate, Out o);
 void lightning(Device&, const Sequences& sequences, In q, In k, In v, const LightningMemory& memory,
                const LightningForm& form, In gate, Out o);
 
@@ -28,7 +28,7 @@ void lightning(Device&, const Sequences& sequences, In q, In k, In v, const Ligh
 /// the token's own; forced blocks have the score of any other.
 std::vector<double> block_scores(const Sequences& sequences, In q, const KvPages& pages,
                                  const CompressedKeys& fine, const CompressedKeys& coarse,
-                                 int64_t b, int64_t t, int g);
+                                 int64_t b, int64_t t, int g, Compute compute);
 
 /// A row of activations as a matmul sees it.
 std::vector<double> activations(const float* x, int64_t cols, Compute compute);

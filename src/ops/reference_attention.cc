@@ -37,7 +37,7 @@ struct Stored {
   bool keys;
 
   int64_t place(int64_t row, int64_t t) const {
-    return keys ? row * pages.page_lanes() + t : t * pages.code_rows() + row;
+    return keys ? pages.place(row, t, pages.page_lanes()) : pages.place(t, row, pages.code_rows());
   }
   template <class T>
   T& code(int64_t row, int64_t t) const {
@@ -159,26 +159,37 @@ bool has_frames(const Sequences& sequences, const KvPages& pages, const Compress
   return true;
 }
 
-/// head_dim^-1/2 q.k_j.
-double window_score(const Sequences& sequences, const float* q, const KvPages& pages,
+/// head_dim^-1/2 q, in the type in which it enters its products.
+std::vector<double> scaled(const float* q, const KvPages& pages, Compute compute) {
+  const double scale = 1 / std::sqrt(static_cast<double>(pages.head_dim));
+  std::vector<double> x(q, q + pages.head_dim);
+  for (double& value : x)
+    value = compute == Compute::bf16 && pages.type != KvType::f32
+                ? bf16_to_f32(f32_to_bf16(static_cast<float>(value) * static_cast<float>(scale)))
+                : value * scale;
+  return x;
+}
+
+/// q.k_j.
+double window_score(const Sequences& sequences, const std::vector<double>& q, const KvPages& pages,
                     const CompressedKeys& keys, int64_t b, int64_t g, int64_t j) {
   const Window window = window_of(sequences, pages, keys, b, g, j);
   double sum = 0;
-  for (int64_t c = 0; c < pages.head_dim; ++c) sum += static_cast<double>(q[c]) * window.at(c);
-  return sum / std::sqrt(static_cast<double>(pages.head_dim));
+  for (int64_t c = 0; c < pages.head_dim; ++c) sum += q[c] * window.at(c);
+  return sum;
 }
 
 /// score[j] of every fine window that ends at or before position p.
 std::vector<double> fine_scores(const Sequences& sequences, In q, const KvPages& pages,
                                 const CompressedKeys& fine, const CompressedKeys& coarse, int64_t b,
-                                int64_t t, int g) {
+                                int64_t t, int g, Compute compute) {
   const int64_t p = sequences.positions.as<int32_t>()[t];
   const int64_t group = q.dim[1] / pages.head_dim / pages.kv_heads;
   std::vector<double> scores(static_cast<size_t>(fine.windows(p + 1)), 0.0);
   std::vector<double> coarse_scores(static_cast<size_t>(coarse.windows(p + 1)));
   if (coarse_scores.empty()) return scores;
   for (int64_t h = g * group; h < (g + 1) * group; ++h) {
-    const float* head = q.row<float>(t) + h * pages.head_dim;
+    const std::vector<double> head = scaled(q.row<float>(t) + h * pages.head_dim, pages, compute);
     for (size_t j = 0; j < coarse_scores.size(); ++j)
       coarse_scores[j] =
           window_score(sequences, head, pages, coarse, b, g, static_cast<int64_t>(j));
@@ -263,8 +274,9 @@ void compress_keys(Device&, const Sequences& sequences, const KvPages& pages,
 
 std::vector<double> block_scores(const Sequences& sequences, In q, const KvPages& pages,
                                  const CompressedKeys& fine, const CompressedKeys& coarse,
-                                 int64_t b, int64_t t, int g) {
-  const std::vector<double> scores = fine_scores(sequences, q, pages, fine, coarse, b, t, g);
+                                 int64_t b, int64_t t, int g, Compute compute) {
+  const std::vector<double> scores =
+      fine_scores(sequences, q, pages, fine, coarse, b, t, g, compute);
   const int64_t p = sequences.positions.as<int32_t>()[t];
   const int64_t r = pages.page / fine.stride;
   std::vector<double> blocks(static_cast<size_t>(p / pages.page + 1), kNone);
@@ -286,34 +298,42 @@ void block_select(Device&, const Sequences& sequences, In q, const KvPages& page
         int32_t& count = counts.row<int32_t>(t)[g];
         count = -1;
         if (sparse.as<uint8_t>()[t] == 0) continue;
-        const std::vector<int32_t> chosen =
-            choose(block_scores(sequences, q, pages, fine, coarse, b, t, g), selection);
+        const std::vector<int32_t> chosen = choose(
+            block_scores(sequences, q, pages, fine, coarse, b, t, g, selection.compute), selection);
         count = static_cast<int32_t>(chosen.size());
         std::ranges::copy(chosen, lists.as<int32_t>() + t * lists.stride[0] + g * lists.stride[1]);
       }
 }
 
 void attention(Device&, const Sequences& sequences, In q, const KvPages& pages, In lists, In counts,
-               float scale, In gate, Out o) {
+               float scale, Compute compute, In gate, Out o) {
   const auto* starts = sequences.starts.as<int32_t>();
   const int64_t d = pages.head_dim;
   const int64_t heads = q.dim[1] / d;
   std::vector<double> out(static_cast<size_t>(d));
+  const bool rounds = compute == Compute::bf16 && pages.type != KvType::f32;
+  const auto rounded = [](float x) { return bf16_to_f32(f32_to_bf16(x)); };
   for (int64_t b = 0; b < sequences.count(); ++b)
     for (int64_t t = starts[b]; t < starts[b + 1]; ++t)
       for (int64_t h = 0; h < heads; ++h) {
         const int64_t g = h / (heads / pages.kv_heads);
-        const float* query = q.row<float>(t) + h * d;
+        const float* row = q.row<float>(t) + h * d;
+        std::vector<float> query(row, row + d);
+        if (rounds) std::ranges::transform(query, query.begin(), rounded);
         const std::vector<int64_t> positions =
             attended(sequences.positions.as<int32_t>()[t], pages.page, lists, counts, t, g);
         std::vector<double> weights;
         for (const int64_t u : positions) {
-          const double product = key_product(sequences, pages, b, g, u, query);
+          const double product = key_product(sequences, pages, b, g, u, query.data());
           weights.push_back(product * static_cast<double>(scale));
         }
         const double largest = *std::ranges::max_element(weights);
         double total = 0;
-        for (double& w : weights) total += w = std::exp(w - largest);
+        for (double& w : weights) {
+          w = std::exp(w - largest);
+          total += w;
+          if (rounds) w = rounded(static_cast<float>(w));
+        }
         std::ranges::fill(out, 0.0);
         for (size_t i = 0; i < positions.size(); ++i)
           add_value(sequences, pages, b, g, positions[i], weights[i] / total, out);

@@ -38,7 +38,10 @@ testing::AssertionResult right(const std::vector<int32_t>& list, const std::vect
 /// Sequences in pages, with all keys and compressed keys in place.
 struct Filled {
   Filled(const PagesCase& c, const PagesInputs& inputs, const Crowd& who)
-      : crowd(who), memory(c, crowd), step(crowd.step(all_at_once(c.lengths)[0])) {
+      : crowd(who),
+        memory(c, crowd),
+        compute(c.compute),
+        step(crowd.step(all_at_once(c.lengths)[0])) {
     const auto reference = open_reference();
     const Tensor k = gather(inputs.k, step);
     const Tensor v = gather(inputs.v, step);
@@ -49,6 +52,7 @@ struct Filled {
   }
   const Crowd& crowd;
   PagesMemory memory;
+  Compute compute;
   Step step;
   Tensor q;
 };
@@ -62,8 +66,8 @@ struct Chosen {
   }
 };
 
-Chosen choose(Device& device, const Filled& filled, const Selection& selection,
-              uint8_t sparse = 1) {
+Chosen choose(Device& device, const Filled& filled, Selection selection, uint8_t sparse = 1) {
+  selection.compute = filled.compute;
   const int64_t T = filled.step.tokens();
   const int kv_heads = filled.memory.pages.kv_heads;
   Tensor flags(DType::u8, {T});
@@ -113,9 +117,12 @@ std::vector<double> scores_of_streams(const PagesCase& c, const PagesInputs& in,
         for (int64_t u = first; u < first + keys.size; ++u)
           mean += k[s].view().row<float>(u)[g * c.head_dim + i];
         mean = round(mean * (1.0f / static_cast<float>(keys.size)));
-        product += static_cast<double>(in.q[s].view().row<float>(p)[h * c.head_dim + i]) * mean;
+        const float q = in.q[s].view().row<float>(p)[h * c.head_dim + i];
+        product +=
+            mean * (c.compute == Compute::f32 ? static_cast<double>(q) / std::sqrt(c.head_dim)
+                                              : static_cast<double>(round(q * c.scale())));
       }
-      all.push_back(product / std::sqrt(c.head_dim));
+      all.push_back(product);
     }
     return all;
   };
@@ -155,7 +162,7 @@ TEST_P(Select, ScoresOfTheReferenceAreThoseOfTheFormula) {
     const auto expected = scores_of_streams(c, in, k, s, p, g);
     const auto scores =
         reference::block_scores(filled.step.sequences(), filled.q, filled.memory.pages,
-                                filled.memory.fine, filled.memory.coarse, b, t, g);
+                                filled.memory.fine, filled.memory.coarse, b, t, g, c.compute);
     ASSERT_EQ(scores.size(), expected.size());
     for (size_t i = 0; i < scores.size(); ++i)
       if (std::isinf(expected[i])) {
@@ -176,7 +183,8 @@ TEST_P(Select, ChoosesTheBestBlocks) {
   std::vector<std::vector<double>> scores;
   for_each_query(filled, [&](int64_t b, int64_t t, int64_t, int g) {
     scores.push_back(reference::block_scores(filled.step.sequences(), filled.q, filled.memory.pages,
-                                             filled.memory.fine, filled.memory.coarse, b, t, g));
+                                             filled.memory.fine, filled.memory.coarse, b, t, g,
+                                             c.compute));
   });
   // exp turns a rounding of a product of this size into as many roundings of the score.
   const double tolerance = 32 * kEpsilon * (1 + c.size * std::sqrt(c.head_dim));

@@ -15,7 +15,12 @@ struct PagesCase {
   std::vector<int64_t> lengths;
   KvType type = KvType::f32;
   float size = 1;  ///< deviation of q
+  Compute compute = Compute::f32;
 
+  /// What a result may be off by; `f32` counts where nothing is rounded to bf16.
+  double tolerance(double f32) const {
+    return compute == Compute::f32 ? f32 : 4 * 0x1p-9 * (1.0 + static_cast<double>(size));
+  }
   float scale() const { return 1 / std::sqrt(static_cast<float>(head_dim)); }
 };
 
@@ -92,6 +97,21 @@ inline std::vector<PagesCase> pages_cases() {
                      {1, 1, 3},
                      {100, 31, 3},
                      type});
+  // Products of bf16: head sizes and pages that neither pairs nor vectors divide.
+  for (const KvType type : {KvType::bf16, KvType::int8, KvType::int4})
+    for (const auto& [head_dim, page] : {std::pair(33, 15), {128, 64}})
+      all.push_back({fmt::format("rounded{}_{}", head_dim, name_of(type)),
+                     14,
+                     2,
+                     head_dim,
+                     page,
+                     page == 64 ? windows(32, 16) : windows(10, 5),
+                     page == 64 ? windows(128, 64) : windows(40, 20),
+                     {1, 1, 3},
+                     {260, 33, 1},
+                     type,
+                     1,
+                     Compute::bf16});
   all.push_back({"wide_group", 20, 1, 8, 16, windows(8, 4), windows(32, 16), {1, 1, 4}, {150, 40}});
   all.push_back({"peaked",
                  4,
@@ -211,7 +231,9 @@ inline void run_step(Device& device, const PagesCase& c, const PagesInputs& in, 
   kv_append(device, sequences, k.view, v.view, memory.pages);
   compress_keys(device, sequences, memory.pages, memory.fine);
   compress_keys(device, sequences, memory.pages, memory.coarse);
-  block_select(device, sequences, q.view, memory.pages, memory.fine, memory.coarse, c.selection,
+  Selection selection = c.selection;
+  selection.compute = c.compute;
+  block_select(device, sequences, q.view, memory.pages, memory.fine, memory.coarse, selection,
                window(sparse.view().data, DType::u8, {T}), lists, counts);
   for (int64_t i = 0; i < T * c.kv_heads; ++i) {
     int32_t* list = lists.view().as<int32_t>() + i * c.selection.top;
@@ -219,8 +241,9 @@ inline void run_step(Device& device, const PagesCase& c, const PagesInputs& in, 
   }
   const Tensor chosen(DType::f32, {T, q.view.dim[1]});
   const Strided dense(T, q.view.dim[1], 6);
-  attention(device, sequences, q.view, memory.pages, lists, counts, c.scale(), gate.view, chosen);
-  attention(device, sequences, q.view, memory.pages, {}, {}, c.scale(), {}, dense.view);
+  attention(device, sequences, q.view, memory.pages, lists, counts, c.scale(), c.compute, gate.view,
+            chosen);
+  attention(device, sequences, q.view, memory.pages, {}, {}, c.scale(), c.compute, {}, dense.view);
   scatter(chosen, step, out.chosen);
   scatter(lists, step, out.lists);
   scatter(counts, step, out.counts);

@@ -90,7 +90,8 @@ class Attention final : public Mixer {
     if (memory.managed())
       attention_over_blocks(step, q, pages, lists, counts, scale, gate, o, memory);
     else
-      attention(step.device, step.sequences, q, pages, lists, counts, scale, gate, o);
+      attention(step.device, step.sequences, q, pages, lists, counts, scale,
+                step.attention_compute(), gate, o);
     projections_.out(step, o, y);
   }
 
@@ -110,7 +111,8 @@ class Attention final : public Mixer {
     compress_keys(step.device, step.sequences, pages, coarse);
     const Selection selection = {.init_blocks = config_.sparse->init_blocks,
                                  .local_blocks = config_.sparse->local_blocks(),
-                                 .top = config_.sparse->total_blocks()};
+                                 .top = config_.sparse->total_blocks(),
+                                 .compute = step.attention_compute()};
     block_select(step.device, step.sequences, q, pages, fine, coarse, selection, step.sparse, lists,
                  counts);
   }

@@ -115,7 +115,7 @@ void attention_over_blocks(Step& step, In q, const KvPages& pages, In lists, In 
     const int64_t count = end - first;
     attention(step.device, part(step, first, count), rows(q, first, count), pages,
               lists.empty() ? In{} : rows(lists, first, count),
-              counts.empty() ? In{} : rows(counts, first, count), scale,
+              counts.empty() ? In{} : rows(counts, first, count), scale, step.attention_compute(),
               gate.empty() ? In{} : rows(gate, first, count), rows(o, first, count));
     step.arena.rewind(mark);
     first = end;
