@@ -276,6 +276,15 @@ class Chat(WithModel):
         t.expect("> ")
         self.assertEqual(t.leave(), 0)
 
+    def test_end_of_file_before_editing(self):
+        """What the terminal makes of a Ctrl-D that comes before libedit listens must not take the next one in."""
+        t = self.chat()
+        t.expect("> ")
+        t.send("a")
+        t.expect("a")
+        t.send(BACKSPACE + "\0" + CTRL_D)
+        self.assertEqual(t.wait(), 0)
+
     def test_full_context(self):
         t = self.chat(*ENDLESS, "--ctx", "64")
         t.say("hello", r"the context of 64 tokens is full: /undo")

@@ -37,6 +37,9 @@ class ChatInput::Editor {
     ::el_set(edit_, EL_ADDFN, "sala-leave", "leave the chat", &Editor::leave);
     ::el_set(edit_, EL_SETTY, "-d", "intr=", nullptr);
     ::el_set(edit_, EL_BIND, "^C", "sala-leave", nullptr);
+    // A Ctrl-D in the moment between prompt and editing arrives as NUL, which libedit would take
+    // for "insert the next key as it is": the next Ctrl-D would become text instead of leaving.
+    ::el_set(edit_, EL_BIND, "^@", "em-set-mark", nullptr);
     ::el_set(edit_, EL_BIND, "^R", "em-inc-search-prev", nullptr);
   }
   ~Editor() {
