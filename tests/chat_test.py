@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import termios
 import time
 import unittest
 
@@ -67,9 +68,18 @@ class Terminal:
     def send(self, text):
         os.write(self.fd, text.encode())
 
+    def prompt(self):
+        """Waits for the prompt, and for libedit to take the terminal over, which it does a moment later."""
+        self.expect("> ")
+        end = time.monotonic() + 60
+        while termios.tcgetattr(self.fd)[3] & termios.ICANON:
+            if time.monotonic() > end:
+                raise AssertionError("the program prompts and does not listen")
+            time.sleep(0.001)
+
     def say(self, text, answer):
         """Types a line at the prompt and waits for what it brings."""
-        self.expect("> ")
+        self.prompt()
         self.send(text + "\r")
         return self.expect(answer)
 
@@ -279,10 +289,8 @@ class Chat(WithModel):
     def test_end_of_file_before_editing(self):
         """What the terminal makes of a Ctrl-D that comes before libedit listens must not take the next one in."""
         t = self.chat()
-        t.expect("> ")
-        t.send("a")
-        t.expect("a")
-        t.send(BACKSPACE + "\0" + CTRL_D)
+        t.prompt()
+        t.send("\0" + CTRL_D)  # NUL is what an end of file becomes that was typed before
         self.assertEqual(t.wait(), 0)
 
     def test_full_context(self):
@@ -355,7 +363,7 @@ class Tmux(WithModel):
             self.expect(r"(?m)^>\s*\Z")
             self.tmux("send-keys", "-l", message)
             self.tmux("send-keys", "Enter")
-            self.expect(r"c{60}[\s\S]*\Z")
+            self.expect(rf"> {message}\s+c{{60}}[\s\S]*\Z")
             self.tmux("send-keys", "C-c")
             self.expect(r"\[stopped\]\s+>\s*\Z")
             self.tmux("clear-history")
