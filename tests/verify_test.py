@@ -53,7 +53,8 @@ class Compare(unittest.TestCase):
 
     def test_last_positions_and_flags(self):
         np.save(self.dump / "logits.npy", self.logits[-50:].astype(np.float32))
-        status, told = self.compare("--", "--compute", "bf16", "--kv", "bf16")
+        # Random weights leave many tokens nearly as likely as the likeliest.
+        status, told = self.compare("--agreement", "0.9", "--", "--compute", "bf16", "--kv", "bf16")
         self.assertEqual(status, 0, told)
         self.assertIn("50 positions", told)
 
