@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# scripts/halo.sh [OUT]: makes a small hybrid from nothing with sala-halo: a teacher that learns to recall, then HALO's
-# stages. Two cores need about 100 minutes, one GPU less than 30. Every step goes on where it was stopped: run it again.
+# scripts/halo.sh [OUT]: makes a small hybrid from nothing with sala-halo: a teacher trained on recall, then HALO's stages.
+# The steps are planned from a measurement of this machine, for 100 minutes on a CPU or 30 on a GPU. Every stage goes on
+# where it was stopped: run it again.
 # docs/halo.md explains the stages.
 #   HALO_MINUTES   what the whole may take here [100, with cuda 30]
 #   HALO_DEVICE    cpu or cuda [cpu]
@@ -52,7 +53,7 @@ data=$out/text.safetensors
 [[ -f $data ]] || "$halo" pack "$text"/*.txt --out "$data"
 
 # The shape: bytes, 4 layers of which one stays attention, 3.8 M parameters, 4.3 M as a hybrid (8.7 MB in bf16).
-# A low RoPE base makes "the byte before" easy to learn, which induction needs.
+# The base of RoPE is a guess: a low one makes "the byte before" easy to learn, and what lies far away hard to find.
 shape=(--layers 4 --hidden 256 --heads 8 --kv-heads 2 --head-dim 32 --ffn 1024 --rope-theta 100)
 sparse=kernel=32,stride=16,block=64,init=1,window=512,topk=8,dense_len=0
 machine=(--device "$device" --dtype bf16)
