@@ -14,6 +14,7 @@ import unittest
 import numpy as np
 
 import harness
+import k_quants
 import make_checkpoint
 import sala_ref
 
@@ -133,6 +134,11 @@ GGUF = {kind: ({"gguf": [kind]}, BLOCKS) for kind in ("f32", "f16", "bf16", "q8_
     "head_dim_given": ({"gguf": ["q8_0"]}, BLOCKS | dict(head_dim=32)),
     "llama3_rope": ({"gguf": ["f32"], "tokens": 300}, BLOCKS | dict(rope_scaling=LLAMA3, rope_theta=500.0, head_dim=32)),
     "linear_rope": ({"gguf": ["f16"]}, BLOCKS | dict(rope_scaling=dict(rope_type="linear", factor=4.0))),
+}
+# Blocks of 256 columns; mixtures such as converters make: of q, k and v one with more bits, a head of six.
+SUPERBLOCKS = dict(hidden_size=256, intermediate_size=512, num_attention_heads=4, num_key_value_heads=2, head_dim=64)
+GGUF |= {kind: ({"gguf": [kind], "tokens": 100}, SUPERBLOCKS) for kind in k_quants.KINDS} | {
+    "mixed_k": ({"gguf": ["q6_k", "q4_k", "q4_k", "q6_k", "q5_k", "q3_k", "q2_k", "q8_0", "iq4_xs"], "tokens": 100}, SUPERBLOCKS),
 }
 QWEN3_GGUF = {
     "mixed": ({"gguf": ["q8_0", "q4_1", "f16"]}, BLOCKS),

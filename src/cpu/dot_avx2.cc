@@ -18,35 +18,49 @@ namespace {
 constexpr int kRows = 4;
 constexpr int kQuads = kGroup / 4;
 
-/// How codes lie: decoded groups of 8-bit or of 4-bit codes, or the panels themselves.
-enum class Source : uint8_t { groups8, groups4, w8, w4 };
+/// How codes lie: decoded groups of 8-bit codes (of 16 columns: groups16) or of 4-bit codes, or the
+/// panels themselves.
+enum class Source : uint8_t { groups8, groups16, groups4, w8, w4, k8, k4 };
 
-constexpr bool narrow(Source source) { return source == Source::groups4 || source == Source::w4; }
-constexpr bool decoded(Source source) {
-  return source == Source::groups8 || source == Source::groups4;
+constexpr bool nibbles(Source source) { return source == Source::w4 || source == Source::k4; }
+constexpr bool narrow(Source source) { return source == Source::groups4 || nibbles(source); }
+constexpr bool decoded(Source source) { return source <= Source::groups4; }
+constexpr bool two_level(Source source) { return source >= Source::k8; }
+constexpr int columns_of(Source source) {
+  return source == Source::groups16 || source == Source::k8 ? kGroup / 2 : kGroup;
 }
+/// Bytes of one scale, or one minimum, of a group.
+constexpr int scale_bytes(Source source) { return decoded(source) ? 4 : two_level(source) ? 1 : 2; }
 
 /// Columns 4i to 4i + 3 of outputs 8v to 8v + 7; kOdd says whether i is.
 template <Source kSource, bool kOdd>
 [[gnu::always_inline, gnu::target("avx2")]] inline __m256i load_quad(const uint8_t* codes, int i,
                                                                      int v) {
-  const int row = kSource == Source::w4 ? i / 2 : i;
+  const int row = nibbles(kSource) ? i / 2 : i;
   __m256i quad =
       _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + row * kPanel * 4 + v * 32));
-  if constexpr (kSource == Source::w4) {
+  if constexpr (nibbles(kSource)) {
     if constexpr (kOdd) quad = _mm256_srli_epi16(quad, 4);
     quad = _mm256_and_si256(quad, _mm256_set1_epi8(15));
   }
   return quad;
 }
 
-/// Entries 8v to 8v + 7 of the scales or minima of a group.
+[[gnu::always_inline, gnu::target("avx2,f16c")]] inline __m256 load_f16(const std::byte* numbers,
+                                                                        int v) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(numbers) + v));
+}
+
+/// Entries 8v to 8v + 7 of the scales or minima of a group; `super` holds those of the first level.
 template <Source kSource>
 [[gnu::always_inline, gnu::target("avx2,f16c")]] inline __m256 load_scales(const std::byte* scales,
+                                                                           const std::byte* super,
                                                                            int v) {
   if constexpr (decoded(kSource))
     return _mm256_loadu_ps(reinterpret_cast<const float*>(scales) + 8 * v);
-  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales) + v));
+  if constexpr (!two_level(kSource)) return load_f16(scales, v);
+  const __m256i codes = _mm256_cvtepi8_epi32(_mm_loadu_si64(scales + 8 * v));
+  return _mm256_mul_ps(load_f16(super, v), _mm256_cvtepi32_ps(codes));
 }
 
 /// A group of activations of R rows, ready for its products: even and odd columns widened to 16
@@ -59,7 +73,7 @@ struct Activations {
 
 template <Source kSource, size_t R>
 [[gnu::target("avx2")]] inline void prepare(const int32_t* x, int rows, Activations<R>& out) {
-  for (int i = 0; i < kQuads; ++i)
+  for (int i = 0; i < columns_of(kSource) / 4; ++i)
     for (size_t r = 0; r < R; ++r) {
       const __m256i four = _mm256_set1_epi32(x[i * rows + static_cast<int>(r)]);
       out.even[i][r] = narrow(kSource) ? four : _mm256_srai_epi16(_mm256_slli_epi16(four, 8), 8);
@@ -89,21 +103,22 @@ template <Source kSource, size_t... r>
 /// Outputs 8v to 8v + 7 of a group: c += the scaled sums and the minima.
 template <Source kSource, size_t... r>
 [[gnu::always_inline, gnu::target("avx2,fma,f16c")]] inline void add_group(
-    const Tile& tile, const std::byte* w, int v, const Activations<sizeof...(r)>& x,
-    const float* scales, float* c, bool fresh, std::index_sequence<r...>) {
-  constexpr int kScale = decoded(kSource) ? 4 : 2;
+    const Tile& tile, const std::byte* w, const std::byte* super, int v,
+    const Activations<sizeof...(r)>& x, const float* scales, float* c, bool fresh,
+    std::index_sequence<r...>) {
+  constexpr int kScale = scale_bytes(kSource);
   const auto* codes = reinterpret_cast<const uint8_t*>(w + 2 * kScale * kPanel);
   __m256i dot[sizeof...(r)];
   ((dot[r] = _mm256_setzero_si256()), ...);
-  for (int i = 0; i < kQuads; i += 2) {
+  for (int i = 0; i < columns_of(kSource) / 4; i += 2) {
     add_columns<kSource>(load_quad<kSource, false>(codes, i, v), i, x, dot,
                          std::index_sequence<r...>());
     add_columns<kSource>(load_quad<kSource, true>(codes, i + 1, v), i + 1, x, dot,
                          std::index_sequence<r...>());
   }
   if constexpr (narrow(kSource)) ((dot[r] = _mm256_madd_epi16(dot[r], _mm256_set1_epi16(1))), ...);
-  const __m256 scale = load_scales<kSource>(w, v);
-  const __m256 min = load_scales<kSource>(w + kScale * kPanel, v);
+  const __m256 scale = load_scales<kSource>(w, super, v);
+  const __m256 min = load_scales<kSource>(w + kScale * kPanel, super + 2 * kPanel, v);
   __m256 sum[sizeof...(r)];
   ((sum[r] = fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(c + r * tile.c_stride)), ...);
   ((sum[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r]),
@@ -116,21 +131,27 @@ template <Source kSource, size_t... r>
 /// R rows, one panel.
 template <Source kSource, int R>
 [[gnu::target("avx2,fma,f16c")]] void int8_panel(const Tile& tile, const std::byte* w, float* c) {
-  constexpr int kScale = decoded(kSource) ? 4 : 2;
+  constexpr int kColumns = columns_of(kSource);
   constexpr int kGroupBytes =
-      2 * kScale * kPanel + kPanel * kGroup / (kSource == Source::w4 ? 2 : 1);
+      2 * scale_bytes(kSource) * kPanel + kPanel * kColumns / (nibbles(kSource) ? 2 : 1);
   const auto* x = static_cast<const int32_t*>(tile.x);
   const float* scales = tile.scales;
   Activations<R> ready;
-  for (int64_t g = 0; g < tile.count / kGroup; ++g) {
+  const std::byte* super = w;  // scales of the first level, where there are two
+  for (int64_t g = 0; g < tile.count / kColumns; ++g) {
+    if constexpr (two_level(kSource))
+      if (g % (kSuper / kColumns) == 0) {
+        super = w;
+        w += 4 * kPanel;
+      }
     if constexpr (!decoded(kSource))
       for (int line = 0; line < kGroupBytes; line += 64)
         _mm_prefetch(w + kAhead + line, _MM_HINT_T0);
     prepare<kSource>(x, tile.rows, ready);
     for (int v = 0; v < kPanel / 8; ++v)
-      add_group<kSource>(tile, w, v, ready, scales, c + 8 * v, tile.fresh && g == 0,
+      add_group<kSource>(tile, w, super, v, ready, scales, c + 8 * v, tile.fresh && g == 0,
                          std::make_index_sequence<R>());
-    x += kQuads * tile.rows;
+    x += kColumns / 4 * tile.rows;
     scales += 2 * tile.rows;
     w += kGroupBytes;
   }
@@ -160,9 +181,16 @@ void int8_tile(const Tile& tile) {
 }  // namespace
 
 Kernels avx2_int8_kernels(WeightType type) {
-  if (type == WeightType::w8)
-    return {.rows = kRows, .block = int8_tile<Source::groups8>, .stream = int8_tile<Source::w8>};
-  return {.rows = kRows, .block = int8_tile<Source::groups4>, .stream = int8_tile<Source::w4>};
+  switch (type) {
+    case WeightType::w8:
+      return {.rows = kRows, .block = int8_tile<Source::groups8>, .stream = int8_tile<Source::w8>};
+    case WeightType::k8:
+      return {.rows = kRows, .block = int8_tile<Source::groups16>, .stream = int8_tile<Source::k8>};
+    case WeightType::k4:
+      return {.rows = kRows, .block = int8_tile<Source::groups4>, .stream = int8_tile<Source::k4>};
+    default:
+      return {.rows = kRows, .block = int8_tile<Source::groups4>, .stream = int8_tile<Source::w4>};
+  }
 }
 
 }  // namespace sala::cpu

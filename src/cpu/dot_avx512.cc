@@ -27,7 +27,19 @@ inline void prefetch(const std::byte* w, int bytes) {
   for (int line = 0; line < bytes; line += 64) _mm_prefetch(w + kAhead + line, _MM_HINT_T0);
 }
 
-enum class Source : uint8_t { groups, w8, w4 };
+/// How codes lie: decoded groups of 32 or 16 columns, or the panels themselves.
+enum class Source : uint8_t { groups32, groups16, w8, w4, k8, k4 };
+
+constexpr bool decoded(Source source) {
+  return source == Source::groups32 || source == Source::groups16;
+}
+constexpr bool nibbles(Source source) { return source == Source::w4 || source == Source::k4; }
+constexpr bool two_level(Source source) { return source == Source::k8 || source == Source::k4; }
+constexpr int columns_of(Source source) {
+  return source == Source::groups16 || source == Source::k8 ? kGroup / 2 : kGroup;
+}
+/// Bytes of one scale, or one minimum, of a group.
+constexpr int scale_bytes(Source source) { return decoded(source) ? 4 : two_level(source) ? 1 : 2; }
 
 /// Weight codes of eight columns of 32 rows: four columns in each vector of 16 rows.
 struct Codes {
@@ -40,7 +52,7 @@ template <Source kSource>
     const uint8_t* codes) {
   const __m512i a = _mm512_loadu_si512(codes);
   const __m512i b = _mm512_loadu_si512(codes + 64);
-  if constexpr (kSource != Source::w4)
+  if constexpr (!nibbles(kSource))
     return {{a, b}, {_mm512_loadu_si512(codes + 128), _mm512_loadu_si512(codes + 192)}};
   const __m512i nibble = _mm512_set1_epi8(15);
   return {{_mm512_and_si512(a, nibble), _mm512_and_si512(b, nibble)},
@@ -48,14 +60,24 @@ template <Source kSource>
            _mm512_and_si512(_mm512_srli_epi16(b, 4), nibble)}};
 }
 
-/// 16 scales or minima of a group, the first or the second half.
+/// 16 numbers in f16, the first or the second half. (The plain conversions warn in g++ 12.)
+[[gnu::always_inline, gnu::target("avx512f")]] inline __m512 load_f16(const std::byte* numbers,
+                                                                      int half) {
+  return _mm512_maskz_cvtph_ps(
+      0xFFFF, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(numbers) + half));
+}
+
+/// 16 scales or minima of a group, the first or the second half; `super` holds those of the first
+/// level.
 template <Source kSource>
 [[gnu::always_inline, gnu::target("avx512f,avx512bw")]] inline __m512 load_scales(
-    const std::byte* scales, int half) {
-  if constexpr (kSource == Source::groups)
+    const std::byte* scales, const std::byte* super, int half) {
+  if constexpr (decoded(kSource))
     return _mm512_loadu_ps(reinterpret_cast<const float*>(scales) + 16 * half);
-  return _mm512_maskz_cvtph_ps(  // the plain form warns in g++ 12
-      0xFFFF, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales) + half));
+  if constexpr (!two_level(kSource)) return load_f16(scales, half);
+  const __m512i codes = _mm512_maskz_cvtepi8_epi32(
+      0xFFFF, _mm_loadu_si128(reinterpret_cast<const __m128i*>(scales) + half));
+  return _mm512_mul_ps(load_f16(super, half), _mm512_maskz_cvtepi32_ps(0xFFFF, codes));
 }
 
 // The loops over rows are folds over constant indices: g++ keeps an array in registers only if no
@@ -112,28 +134,36 @@ template <size_t... i>
 template <Source kSource, int R>
 [[gnu::target("avx512f,avx512bw,avx512vnni")]] void int8_panel(const Tile& tile, const std::byte* w,
                                                                float* c) {
-  constexpr int kScale = kSource == Source::groups ? 4 : 2;
-  constexpr int kCodes = kPanel * 8 / (kSource == Source::w4 ? 2 : 1);  // bytes of eight columns
+  constexpr int kScale = scale_bytes(kSource);
+  constexpr int kColumns = columns_of(kSource);
+  constexpr int kCodes = kPanel * 8 / (nibbles(kSource) ? 2 : 1);  // bytes of eight columns
   constexpr std::make_index_sequence<R> rows;
   __m512 sum[2 * R];
   load_sums(tile, c, sum, rows);
   const auto* x = static_cast<const int32_t*>(tile.x);
   const float* scales = tile.scales;
-  for (int64_t g = 0; g < tile.count / kGroup; ++g, scales += 2 * R) {
+  const std::byte* super = w;  // scales of the first level, where there are two
+  for (int64_t g = 0; g < tile.count / kColumns; ++g, scales += 2 * R) {
+    if constexpr (two_level(kSource))
+      if (g % (kSuper / kColumns) == 0) {
+        super = w;
+        w += 4 * kPanel;
+      }
     const std::byte* group = w;
-    if constexpr (kSource != Source::groups) prefetch(w, 2 * kScale * kPanel + 4 * kCodes);
+    if constexpr (!decoded(kSource)) prefetch(w, 2 * kScale * kPanel + kColumns / 8 * kCodes);
     w += 2 * kScale * kPanel;
     __m512i dot[2 * R];
     clear(dot, std::make_index_sequence<2 * R>());
-    for (int i = 0; i < kGroup / 8; ++i, x += 2 * R, w += kCodes) {
+    for (int i = 0; i < kColumns / 8; ++i, x += 2 * R, w += kCodes) {
       const Codes codes = load_codes<kSource>(reinterpret_cast<const uint8_t*>(w));
       add_columns(codes.first, x, dot, rows);
       add_columns(codes.second, x + R, dot, rows);
     }
-    add_group(load_scales<kSource>(group, 0), load_scales<kSource>(group + kScale * kPanel, 0),
-              scales, 0, dot, sum, rows);
-    add_group(load_scales<kSource>(group, 1), load_scales<kSource>(group + kScale * kPanel, 1),
-              scales, 1, dot, sum, rows);
+    const std::byte* mins = group + kScale * kPanel;
+    add_group(load_scales<kSource>(group, super, 0),
+              load_scales<kSource>(mins, super + 2 * kPanel, 0), scales, 0, dot, sum, rows);
+    add_group(load_scales<kSource>(group, super, 1),
+              load_scales<kSource>(mins, super + 2 * kPanel, 1), scales, 1, dot, sum, rows);
   }
   store_sums(tile, c, sum, rows);
 }
@@ -184,10 +214,16 @@ void bf16_rows(const Tile& tile) {
 }  // namespace
 
 Kernels vnni_kernels(WeightType type) {
-  return {.rows = kInt8Rows,
-          .block = int8_rows<Source::groups, kInt8Rows>,
-          .stream = type == WeightType::w8 ? int8_rows<Source::w8, kInt8Rows>
-                                           : int8_rows<Source::w4, kInt8Rows>};
+  Kernels kernels{.rows = kInt8Rows,
+                  .block = int8_rows<Source::groups32, kInt8Rows>,
+                  .stream = int8_rows<Source::w8, kInt8Rows>};
+  if (type == WeightType::w4) kernels.stream = int8_rows<Source::w4, kInt8Rows>;
+  if (type == WeightType::k4) kernels.stream = int8_rows<Source::k4, kInt8Rows>;
+  if (type == WeightType::k8) {
+    kernels.block = int8_rows<Source::groups16, kInt8Rows>;
+    kernels.stream = int8_rows<Source::k8, kInt8Rows>;
+  }
+  return kernels;
 }
 
 Kernels bf16_kernels() {

@@ -41,6 +41,7 @@ struct Job {
 
   int64_t unit_columns = 1;  ///< columns of a unit
   int64_t row_units = 0;     ///< units of a row
+  int group = kGroup;        ///< columns of a scale
   int64_t groups = 0;        ///< scales of a row
   int64_t tiles = 0;         ///< of rows
   bool stream = false;       ///< one tile, weights decoded in registers
@@ -80,18 +81,15 @@ PackSpace pack_space(const Job& job, Carver& carver) {
 
 ItemSpace item_space(const Job& job, Carver& carver) {
   const int64_t columns = std::max<int64_t>(job.column_block, kGroup);
-  const int64_t block = job.units == Units::int8_quads
-                            ? columns / kGroup * static_cast<int64_t>(sizeof(CodeGroup))
-                            : columns * kPanel * 4;
+  const int64_t block =
+      job.units == Units::int8_quads ? code_group_bytes(job.w.type, columns) : columns * kPanel * 4;
   return {.c = carver.take<float>(job.block_tiles * job.kernels.rows * job.c_stride),
           .block = carver.take<std::byte>(job.stream ? 0 : block)};
 }
 
-bool in_codes(WeightType type) { return type == WeightType::w8 || type == WeightType::w4; }
-
 void choose_kernels(Job& job) {
   const WeightType type = job.w.type;
-  if (job.compute == Compute::int8 && in_codes(type)) {
+  if (job.compute == Compute::int8 && quantised(type)) {
     job.units = Units::int8_quads;
     job.kernels = int8_kernels(type);
 #if defined(__x86_64__)
@@ -114,7 +112,8 @@ void plan(Job& job, int threads) {
   const int64_t K = job.w.cols;
   job.unit_columns = job.units == Units::f32 ? 1 : job.units == Units::bf16_pairs ? 2 : 4;
   job.row_units = (K + job.unit_columns - 1) / job.unit_columns;
-  job.groups = job.compute == Compute::int8 ? (K + kGroup - 1) / kGroup : 0;
+  if (job.units == Units::int8_quads) job.group = group_columns(job.w.type);
+  job.groups = job.compute == Compute::int8 ? (K + job.group - 1) / job.group : 0;
   job.stream = job.kernels.stream != nullptr && T <= kStreamTiles * job.kernels.rows;
   job.tiles = (T + job.kernels.rows - 1) / job.kernels.rows;
   job.column_block = job.stream                       ? K
@@ -154,7 +153,7 @@ void convert_row(const Job& job, const float* x, const PackSpace& space, uint32_
       }
       break;
     case Compute::int8:
-      quantise_row(x, K, space.codes, space.scales);
+      quantise_row(x, K, job.group, space.codes, space.scales);
       if (job.units == Units::int8_quads) {
         std::memcpy(out, space.codes, static_cast<size_t>(K));
       } else {
@@ -189,8 +188,7 @@ const std::byte* panel_block(const Job& job, int64_t panel, int64_t first, int64
                              std::byte* space) {
   const std::byte* w = job.w.panel(panel);
   if (job.units == Units::int8_quads) {
-    decode_codes(job.w.type, w, first / kGroup, count / kGroup,
-                 reinterpret_cast<CodeGroup*>(space));
+    decode_codes(job.w.type, w, first, count, space);
     return space;
   }
   if (job.units == Units::bf16_pairs || job.w.type == WeightType::f32)
@@ -235,7 +233,7 @@ void sum_block(const Job& job, int64_t panel, int64_t panels, int64_t begin, int
         const Tile tile{.rows = static_cast<int>(rows),
                         .panels = static_cast<int>(panels / passes),
                         .x = job.packed + first * job.row_units + k / job.unit_columns * rows,
-                        .scales = job.scales + (first * job.groups + k / kGroup * rows) * 2,
+                        .scales = job.scales + (first * job.groups + k / job.group * rows) * 2,
                         .w = w,
                         .panel_stride = job.w.panel_bytes(),
                         .count = count,

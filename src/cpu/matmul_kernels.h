@@ -18,11 +18,11 @@ struct Tile {
   int rows = 0;    ///< at most Kernels::rows
   int panels = 1;  ///< panels side by side; 1 in block kernels
   const void* x = nullptr;
-  /// int8: [count / kGroup][rows] of { scale, scale * sum of the codes }.
+  /// int8: [count / group_columns of the weight][rows] of { scale, scale * sum of the codes }.
   const float* scales = nullptr;
   const std::byte* w = nullptr;  ///< first column wanted of the first panel
   int64_t panel_stride = 0;      ///< bytes from a panel to the next
-  int64_t count = 0;             ///< columns
+  int64_t count = 0;             ///< columns; of a panel of k8 or k4 read whole, all
   float* c = nullptr;
   int64_t c_stride = 0;  ///< floats from a row of c to the next
   bool fresh = true;     ///< c begins at zero instead of what it holds
@@ -33,18 +33,26 @@ using TileKernel = void (*)(const Tile& tile);
 /// prefetching stops. Past the end of the weights a prefetch does nothing.
 inline constexpr int kAhead = 4096;
 
-/// A group of a decoded w8 or w4 panel: what the block kernels of int8 read.
+/// A group of a decoded panel of quantised weights: what the block kernels of int8 read.
+template <int kColumns>
 struct CodeGroup {
   float scale[kPanel];
   float min[kPanel];
-  uint8_t codes[kGroup / 4][kPanel][4];
+  uint8_t codes[kColumns / 4][kPanel][4];
 };
+
+/// Bytes of the CodeGroups of `count` columns.
+constexpr int64_t code_group_bytes(WeightType type, int64_t count) {
+  return count / group_columns(type) *
+         static_cast<int64_t>(group_columns(type) == kGroup ? sizeof(CodeGroup<kGroup>)
+                                                            : sizeof(CodeGroup<kGroup / 2>));
+}
 
 /// Kernels of one kind of product. All of a kind give the same bits on one machine.
 struct Kernels {
   int rows = 0;  ///< rows of a full tile
-  /// Many tiles, columns in blocks: w is f32 [count][kPanel], bf16 pairs, or CodeGroup [count /
-  /// kGroup].
+  /// Many tiles, columns in blocks: w is f32 [count][kPanel], bf16 pairs, or CodeGroup<group>
+  /// [count / group], group = group_columns of the weight.
   TileKernel block = nullptr;
   /// Few tiles, whole panels in their own type, decoded in registers; null where there is none.
   TileKernel stream = nullptr;
@@ -59,13 +67,15 @@ void decode_panel(WeightType type, const std::byte* panel, int64_t first, int64_
 // Products of bytes: exact sums inside a group; then c = fma(sum, xscale * wscale, c), c =
 // fma(xsum, wmin, c).
 Kernels int8_kernels(WeightType type);
-/// Groups [first, first + count) of a w8 or w4 panel.
+/// The groups of columns [first, first + count) of a quantised panel, as
+/// CodeGroup<group_columns(type)>.
 void decode_codes(WeightType type, const std::byte* panel, int64_t first, int64_t count,
-                  CodeGroup* out);
+                  std::byte* out);
 
-/// Rounds `count` activations to int8 codes with a scale per kGroup: scales[g] = { scale, scale *
-/// sum of codes }. `codes` has room for count rounded up to kGroup, whose end is filled with 0.
-void quantise_row(const float* x, int64_t count, int8_t* codes, float* scales);
+/// Rounds `count` activations to int8 codes with a scale per kGroup: for each `group` columns,
+/// kGroup or half of them, scales holds { scale, scale * sum of codes }. `codes` has room for count
+/// rounded up to kGroup, whose end is filled with 0.
+void quantise_row(const float* x, int64_t count, int group, int8_t* codes, float* scales);
 
 /// y[0..count) = silu(gate) * up; count <= kPanel; gate and up have kPanel entries.
 void swiglu(const float* gate, const float* up, int64_t count, float* y);

@@ -220,78 +220,116 @@ HWY_INLINE void decode_word(hn::Vec<Words> word, uint32_t mask, V scale, V min, 
   }
 }
 
+/// Signed bytes as floats.
+HWY_INLINE V load_bytes(const std::byte* p, int v) {
+  const hn::Rebind<int8_t, Floats> bytes;
+  const auto codes = hn::LoadU(bytes, reinterpret_cast<const int8_t*>(p) + v * kLanes);
+  return hn::ConvertTo(Floats(), hn::PromoteTo(Integers(), codes));
+}
+
+/// Where the scales, the minima and the codes of group g of a panel are.
+struct GroupPlace {
+  GroupPlace(WeightType type, const std::byte* panel, int64_t g)
+      : group(panel + group_place(type, g)), codes(group + codes_place(type)), scales(group) {
+    if (!two_level(type)) return;
+    const int64_t groups = kSuper / group_columns(type);
+    scales = panel + group_place(type, g / groups * groups) - kPanel * 4;
+    levels = 2;
+  }
+  V scale(int v) const {
+    const V d = F16Columns::raw(scales, v);
+    return levels == 1 ? d : hn::Mul(d, load_bytes(group, v));
+  }
+  V min(int v) const {
+    const V d = F16Columns::raw(scales + kPanel * 2, v);
+    return levels == 1 ? d : hn::Mul(d, load_bytes(group + kPanel, v));
+  }
+
+  const std::byte* group;
+  const std::byte* codes;
+  const std::byte* scales;  // of the first level
+  int levels = 1;
+};
+
 template <bool kNibbles>
-void decode_groups(const std::byte* w, int64_t groups, float* out) {
-  constexpr int kWords = kNibbles ? kGroup / 8 : kGroup / 4;
-  for (int64_t g = 0; g < groups; ++g, out += kGroup * kPanel) {
-    const auto* codes = reinterpret_cast<const uint32_t*>(w + kPanel * 4);
-    for (int v = 0; v < kVectors; ++v) {
-      const V scale = F16Columns::raw(w, v);
-      const V min = F16Columns::raw(w + kPanel * 2, v);
-      for (int i = 0; i < kWords; ++i) {
-        const auto word = hn::LoadU(Words(), codes + i * kPanel + v * kLanes);
-        float* to = out + i * (kNibbles ? 8 : 4) * kPanel + v * kLanes;
-        decode_word(word, kNibbles ? 15 : 255, scale, min, to);
-        if constexpr (kNibbles)
-          decode_word(hn::ShiftRight<4>(word), 15, scale, min, to + 4 * kPanel);
-      }
+void decode_group(const GroupPlace& from, int columns, float* out) {
+  constexpr int kWordColumns = kNibbles ? 8 : 4;
+  const auto* codes = reinterpret_cast<const uint32_t*>(from.codes);
+  for (int v = 0; v < kVectors; ++v) {
+    const V scale = from.scale(v);
+    const V min = from.min(v);
+    for (int i = 0; i < columns / kWordColumns; ++i) {
+      const auto word = hn::LoadU(Words(), codes + i * kPanel + v * kLanes);
+      float* to = out + i * kWordColumns * kPanel + v * kLanes;
+      decode_word(word, kNibbles ? 15 : 255, scale, min, to);
+      if constexpr (kNibbles) decode_word(hn::ShiftRight<4>(word), 15, scale, min, to + 4 * kPanel);
     }
-    w += kPanel * 4 + kWords * kPanel * 4;
   }
 }
 
-void decode_f32(WeightType type, const std::byte* w, int64_t count, float* out) {
-  switch (type) {
-    case WeightType::f32:
-      return decode_columns<F32Columns>(w, count, out);
-    case WeightType::f16:
-      return decode_columns<F16Columns>(w, count, out);
-    case WeightType::bf16:
-      return decode_columns<Bf16Columns>(w, count, out);
-    case WeightType::w8:
-      return decode_groups<false>(w, count / kGroup, out);
-    case WeightType::w4:
-      return decode_groups<true>(w, count / kGroup, out);
+void decode_groups(WeightType type, const std::byte* panel, int64_t first, int64_t count,
+                   float* out) {
+  const int columns = group_columns(type);
+  for (int64_t g = first / columns; g < (first + count) / columns; ++g, out += columns * kPanel) {
+    const GroupPlace from(type, panel, g);
+    narrow(type) ? decode_group<true>(from, columns, out) : decode_group<false>(from, columns, out);
   }
 }
 
-void decode_to_codes(WeightType type, const std::byte* w, int64_t groups, CodeGroup* out) {
-  const Floats d;
+void decode_f32(WeightType type, const std::byte* panel, int64_t first, int64_t count, float* out) {
+  if (quantised(type)) return decode_groups(type, panel, first, count, out);
+  const std::byte* w = panel + panel_bytes(type, first);
+  if (type == WeightType::f32) return decode_columns<F32Columns>(w, count, out);
+  if (type == WeightType::f16) return decode_columns<F16Columns>(w, count, out);
+  decode_columns<Bf16Columns>(w, count, out);
+}
+
+template <int kColumns>
+void decode_to_group(WeightType type, const GroupPlace& from, CodeGroup<kColumns>& out) {
+  for (int v = 0; v < kVectors; ++v) {
+    hn::StoreU(from.scale(v), Floats(), out.scale + v * kLanes);
+    hn::StoreU(from.min(v), Floats(), out.min + v * kLanes);
+  }
+  if (!narrow(type)) {
+    std::memcpy(out.codes, from.codes, sizeof out.codes);
+    return;
+  }
   const auto low = hn::Set(Words(), 0x0F0F0F0F);
-  constexpr int kCodes = kGroup * kPanel;
-  for (int64_t g = 0; g < groups; ++g, ++out) {
+  auto* to = reinterpret_cast<uint32_t*>(out.codes);
+  const auto* words = reinterpret_cast<const uint32_t*>(from.codes);
+  for (int i = 0; i < kColumns / 8; ++i)
     for (int v = 0; v < kVectors; ++v) {
-      hn::StoreU(F16Columns::raw(w, v), d, out->scale + v * kLanes);
-      hn::StoreU(F16Columns::raw(w + kPanel * 2, v), d, out->min + v * kLanes);
+      const auto word = hn::LoadU(Words(), words + i * kPanel + v * kLanes);
+      uint32_t* place = to + 2 * i * kPanel + v * kLanes;
+      hn::StoreU(hn::And(word, low), Words(), place);
+      hn::StoreU(hn::And(hn::ShiftRight<4>(word), low), Words(), place + kPanel);
     }
-    w += kPanel * 4;
-    if (type == WeightType::w8) {
-      std::memcpy(out->codes, w, kCodes);
-      w += kCodes;
-      continue;
-    }
-    auto* to = reinterpret_cast<uint32_t*>(out->codes);
-    const auto* from = reinterpret_cast<const uint32_t*>(w);
-    for (int i = 0; i < kGroup / 8; ++i)
-      for (int v = 0; v < kVectors; ++v) {
-        const auto word = hn::LoadU(Words(), from + i * kPanel + v * kLanes);
-        uint32_t* place = to + 2 * i * kPanel + v * kLanes;
-        hn::StoreU(hn::And(word, low), Words(), place);
-        hn::StoreU(hn::And(hn::ShiftRight<4>(word), low), Words(), place + kPanel);
-      }
-    w += kCodes / 2;
-  }
+}
+
+template <int kColumns>
+void decode_to_groups(WeightType type, const std::byte* panel, int64_t first, int64_t count,
+                      std::byte* out) {
+  auto* group = reinterpret_cast<CodeGroup<kColumns>*>(out);
+  for (int64_t g = first / kColumns; g < (first + count) / kColumns; ++g, ++group)
+    decode_to_group(type, GroupPlace(type, panel, g), *group);
+}
+
+void decode_to_codes(WeightType type, const std::byte* panel, int64_t first, int64_t count,
+                     std::byte* out) {
+  group_columns(type) == kGroup ? decode_to_groups<kGroup>(type, panel, first, count, out)
+                                : decode_to_groups<kGroup / 2>(type, panel, first, count, out);
 }
 
 /// One row, sums of integers held exactly in f32: |sum| <= 32 * 255 * 127 < 2^24.
-void int8_row(const CodeGroup* w, const uint32_t* x, int rows, const float* scales, int64_t groups,
-              float* c) {
+template <int kColumns>
+void int8_row(const CodeGroup<kColumns>* w, const uint32_t* x, int rows, const float* scales,
+              int64_t groups, float* c) {
   const Floats d;
   const auto low = hn::Set(Words(), 255);
   for (int64_t g = 0; g < groups; ++g, ++w, scales += 2 * rows) {
     V sum[kVectors];
     for (int v = 0; v < kVectors; ++v) sum[v] = hn::Zero(d);
-    for (int i = 0; i < kGroup / 4; ++i, x += rows) {
+    for (int i = 0; i < kColumns / 4; ++i, x += rows) {
       const uint32_t four = *x;
       for (int v = 0; v < kVectors; ++v) {
         auto word = hn::LoadU(Words(), reinterpret_cast<const uint32_t*>(w->codes[i]) + v * kLanes);
@@ -311,18 +349,19 @@ void int8_row(const CodeGroup* w, const uint32_t* x, int rows, const float* scal
   }
 }
 
+template <int kColumns>
 void int8_block(const Tile& tile) {
   const auto* x = static_cast<const uint32_t*>(tile.x);
   for (int r = 0; r < tile.rows; ++r) {
     float* c = tile.c + r * tile.c_stride;
     if (tile.fresh) std::fill_n(c, kPanel, 0.0f);
-    int8_row(reinterpret_cast<const CodeGroup*>(tile.w), x + r, tile.rows, tile.scales + 2 * r,
-             tile.count / kGroup, c);
+    int8_row(reinterpret_cast<const CodeGroup<kColumns>*>(tile.w), x + r, tile.rows,
+             tile.scales + 2 * r, tile.count / kColumns, c);
   }
 }
 
 /// scale = max|x| / 127, found among the bits of |x| so that a NaN is the largest and stays.
-void quantise_group(const float* x, int8_t* codes, float* scales) {
+void quantise_group(const float* x, bool halves, int8_t* codes, float* scales) {
   const Floats d;
   const Integers integers;
   const hn::Rebind<int8_t, Floats> bytes;
@@ -331,7 +370,7 @@ void quantise_group(const float* x, int8_t* codes, float* scales) {
     largest = hn::Max(largest, hn::BitCast(integers, hn::Abs(hn::LoadU(d, x + v * kLanes))));
   const float most = hn::GetLane(hn::BitCast(d, hn::MaxOfLanes(integers, largest)));
   const float scale = most / 127;
-  auto sum = hn::Zero(integers);
+  decltype(largest) sums[2] = {hn::Zero(integers), hn::Zero(integers)};  // of the two halves
   for (int v = 0; v < kVectors; ++v) {
     V code = hn::Zero(d);
     if (!(scale == 0)) {
@@ -339,21 +378,28 @@ void quantise_group(const float* x, int8_t* codes, float* scales) {
       code = hn::Min(hn::Max(code, hn::Set(d, -127.0f)), hn::Set(d, 127.0f));
     }
     const auto whole = hn::NearestInt(code);
+    auto& sum = sums[v * 2 / kVectors];
     sum = hn::Add(sum, whole);
     hn::StoreU(hn::DemoteTo(bytes, whole), bytes, codes + v * kLanes);
   }
-  const int32_t total = hn::GetLane(hn::SumOfLanes(integers, sum));
+  const int32_t first = hn::GetLane(hn::SumOfLanes(integers, sums[0]));
+  const int32_t second = hn::GetLane(hn::SumOfLanes(integers, sums[1]));
   scales[0] = scale;
-  scales[1] = scale * static_cast<float>(total);
+  scales[1] = scale * static_cast<float>(halves ? first : first + second);
+  if (!halves) return;
+  scales[2] = scale;
+  scales[3] = scale * static_cast<float>(second);
 }
 
-void quantise(const float* x, int64_t count, int8_t* codes, float* scales) {
+void quantise(const float* x, int64_t count, int group, int8_t* codes, float* scales) {
+  const bool halves = group < kGroup;
   int64_t k = 0;
-  for (; k + kGroup <= count; k += kGroup, scales += 2) quantise_group(x + k, codes + k, scales);
+  for (; k + kGroup <= count; k += kGroup, scales += halves ? 4 : 2)
+    quantise_group(x + k, halves, codes + k, scales);
   if (k == count) return;
   float last[kGroup] = {};
   std::copy(x + k, x + count, last);
-  quantise_group(last, codes + k, scales);
+  quantise_group(last, halves, codes + k, scales);
 }
 
 void swiglu_panel(const float* gate, const float* up, int64_t count, float* y) {
@@ -380,7 +426,10 @@ Kernels f32_table(WeightType type) {
   }
 }
 
-Kernels int8_table(WeightType) { return {kRows, int8_block, nullptr}; }
+Kernels int8_table(WeightType type) {
+  return {kRows, group_columns(type) == kGroup ? int8_block<kGroup> : int8_block<kGroup / 2>,
+          nullptr};
+}
 
 }  // namespace
 }  // namespace sala::cpu::HWY_NAMESPACE
@@ -401,17 +450,16 @@ Kernels int8_kernels(WeightType type) { return HWY_DYNAMIC_DISPATCH(int8_table)(
 
 void decode_panel(WeightType type, const std::byte* panel, int64_t first, int64_t count,
                   float* out) {
-  HWY_DYNAMIC_DISPATCH(decode_f32)(type, panel + panel_bytes(type, first), count, out);
+  HWY_DYNAMIC_DISPATCH(decode_f32)(type, panel, first, count, out);
 }
 
 void decode_codes(WeightType type, const std::byte* panel, int64_t first, int64_t count,
-                  CodeGroup* out) {
-  HWY_DYNAMIC_DISPATCH(decode_to_codes)(type, panel + panel_bytes(type, first * kGroup), count,
-                                        out);
+                  std::byte* out) {
+  HWY_DYNAMIC_DISPATCH(decode_to_codes)(type, panel, first, count, out);
 }
 
-void quantise_row(const float* x, int64_t count, int8_t* codes, float* scales) {
-  HWY_DYNAMIC_DISPATCH(quantise)(x, count, codes, scales);
+void quantise_row(const float* x, int64_t count, int group, int8_t* codes, float* scales) {
+  HWY_DYNAMIC_DISPATCH(quantise)(x, count, group, codes, scales);
 }
 
 void swiglu(const float* gate, const float* up, int64_t count, float* y) {

@@ -28,7 +28,7 @@ enum class SparsePolicy : uint8_t { always, per_query, hf, dense };
 bool attends_sparsely(SparsePolicy policy, int dense_len, int64_t position, int64_t prompt);
 
 /// The compute type of every matmul: `automatic` takes f32 for f32 and f16 weights, bf16 for bf16
-/// weights where the device has bf16 arithmetic (else f32), int8 for w8 and w4 weights.
+/// weights where the device has bf16 arithmetic (else f32), int8 for quantised weights.
 enum class ComputeMode : uint8_t { automatic, f32, bf16, int8 };
 
 /// The tokens of one step: those of several sequences laid end to end; prefill and decode are the

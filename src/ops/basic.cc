@@ -29,9 +29,8 @@ void matmul(Device& device, In x, const Weight& w, Epilogue epilogue, Compute co
   SALA_CHECK(w.paired == (epilogue == Epilogue::swiglu),
              "matmul: swiglu takes a paired weight and none another; this one is {}",
              w.paired ? "paired" : "not paired");
-  const bool quantised = w.type == WeightType::w8 || w.type == WeightType::w4;
-  SALA_CHECK(!quantised || w.cols % kGroup == 0, "matmul: {} columns of {}, not a multiple of {}",
-             w.cols, name_of(w.type), kGroup);
+  SALA_CHECK(w.cols % column_unit(w.type) == 0, "matmul: {} columns of {}, not a multiple of {}",
+             w.cols, name_of(w.type), column_unit(w.type));
   SALA_CHECK(device.ops.matmul != nullptr, "{} has no matmul", device.name());
   device.ops.matmul(device, x, w, epilogue, compute, y);
 }

@@ -32,7 +32,8 @@ enum class Epilogue : uint8_t {
 
 /// y = epilogue(x [T, K] W^T). A row of y depends on that row of x alone, bit for bit: each output
 /// is one chain of fused multiply-adds over k ascending (f32, bf16), or the groups' exact integer
-/// sums scaled and added in order (int8 with w8 or w4), whatever T and the number of threads.
+/// sums scaled and added in order (int8 with a quantised weight), whatever T and the number of
+/// threads.
 void matmul(Device& device, In x, const Weight& w, Epilogue epilogue, Compute compute, Out y);
 
 /// What every entry of a RoPE table is multiplied by, so that the vectors it turns are scaled too.

@@ -5,17 +5,16 @@ namespace sala::test {
 namespace {
 
 constexpr WeightType kTypes[] = {WeightType::f32, WeightType::f16, WeightType::bf16, WeightType::w8,
-                                 WeightType::w4};
+                                 WeightType::w4,  WeightType::k8,  WeightType::k4};
 constexpr Compute kComputes[] = {Compute::f32, Compute::bf16, Compute::int8};
-
-bool in_groups(WeightType type) { return type == WeightType::w8 || type == WeightType::w4; }
 
 struct Shape {
   int64_t rows, cols;
 };
 
 std::vector<Shape> shapes(WeightType type) {
-  if (in_groups(type)) return {{1, 32}, {33, 96}, {100, 320}, {64, 1024}};
+  if (two_level(type)) return {{1, 256}, {33, 512}, {64, 1280}};
+  if (quantised(type)) return {{1, 32}, {33, 96}, {100, 320}, {64, 1024}};
   return {{1, 1}, {31, 2}, {33, 7}, {100, 33}, {70, 250}, {65, 1023}};
 }
 
@@ -94,8 +93,9 @@ class Matmul : public OnDevice {};
 TEST_P(Matmul, WritesNothingBesidesItsOutput) {
   Random random(2);
   for (const WeightType type : kTypes) {
-    const Weight w = random.weight(type, 37, 64);
-    const Tensor x = random.tensor({9, 64});
+    const int64_t cols = two_level(type) ? 256 : 64;
+    const Weight w = random.weight(type, 37, cols);
+    const Tensor x = random.tensor({9, cols});
     const Strided y(9, 37, 6);
     matmul(device(), x, w, Epilogue::none, Compute::f32, y.view);
     for (int64_t t = 0; t < 9; ++t)
@@ -107,23 +107,23 @@ TEST_P(Matmul, WritesNothingBesidesItsOutput) {
 TEST_P(Matmul, RoundsActivationsWithOneScalePerGroup) {
   // Group 0 is zero, group 1 has one large number and many that are half a code away from it, group
   // 2 is tiny.
-  Tensor x(DType::f32, {1, 96});
+  Tensor x(DType::f32, {1, 256});
   float* row = x.view().as<float>();
   row[40] = -127;
   for (int k = 41; k < 64; ++k) row[k] = static_cast<float>(k) - 50.5f;
   for (int k = 64; k < 96; ++k) row[k] = 1e-30f * static_cast<float>(k % 7 - 3);
   Random random(3);
-  for (const WeightType type : {WeightType::w8, WeightType::w4}) {
-    const Weight w = random.weight(type, 40, 96);
+  for (const WeightType type : {WeightType::w8, WeightType::w4, WeightType::k8, WeightType::k4}) {
+    const Weight w = random.weight(type, 40, 256);
     const Tensor expected(DType::f32, {1, 40});
     const Tensor y(DType::f32, {1, 40});
     matmul(reference(), x, w, Epilogue::none, Compute::int8, expected);
     matmul(device(), x, w, Epilogue::none, Compute::int8, y);
-    EXPECT_TRUE(close(y.view(), expected.view(), 1e-4));
+    EXPECT_TRUE(close(y.view(), expected.view(), 1e-3));  // outputs are up to 1100
     float nearest_even = 0;
-    std::vector<float> weights(96);
+    std::vector<float> weights(256);
     unpack_row(w, 0, 11, weights);
-    for (int k = 0; k < 96; ++k)
+    for (int k = 0; k < 256; ++k)
       nearest_even += (k < 64 ? std::nearbyint(row[k]) : 0.0f) * weights[k];
     EXPECT_NEAR(y.view().as<float>()[11], nearest_even, 1e-3);
   }
@@ -140,8 +140,9 @@ TEST_P(MatmulRows, DependOnThemselvesAlone) {
   const std::unique_ptr<Device> alone = open_cpu(1);
   for (const WeightType type : kTypes)
     for (const bool paired : {false, true})
-      for (const Shape shape :
-           in_groups(type) ? std::vector<Shape>{{300, 576}} : std::vector<Shape>{{300, 577}})
+      for (const Shape shape : {two_level(type)   ? Shape{300, 768}
+                                : quantised(type) ? Shape{300, 576}
+                                                  : Shape{300, 577}})
         for (const Compute compute : kComputes) {
           SCOPED_TRACE(name_of(type, compute, paired, shape, T));
           const Weight w = random.weight(type, shape.rows, shape.cols, paired);

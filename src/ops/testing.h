@@ -51,10 +51,14 @@ inline Weight Random::weight(WeightType type, int64_t rows, int64_t cols, bool p
       if (type == WeightType::f32) row.values.push_back(x);
       if (type == WeightType::f16) row.bits.push_back(f32_to_f16(x));
       if (type == WeightType::bf16) row.bits.push_back(f32_to_bf16(x));
-      if (type != WeightType::w8 && type != WeightType::w4) continue;
-      const int largest = type == WeightType::w8 ? 255 : 15;
-      if (k % kGroup == 0) {
-        const float width = 1 + std::abs(x);
+      if (!quantised(type)) continue;
+      const int largest = narrow(type) ? 15 : 255;
+      if (two_level(type) && k % group_columns(type) == 0) {
+        row.scale_codes.push_back(static_cast<int8_t>(between(-128, 127)));
+        row.min_codes.push_back(static_cast<int8_t>(between(-128, 127)));
+      }
+      if (k % column_unit(type) == 0) {
+        const float width = (1 + std::abs(x)) / (two_level(type) ? 64.0f : 1.0f);
         row.scales.push_back(f32_to_f16(2 * width / static_cast<float>(largest)));
         row.mins.push_back(f32_to_f16(-width * 0.9f));
       }

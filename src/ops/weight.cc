@@ -9,12 +9,18 @@
 namespace sala {
 namespace {
 
+/// f16 scales and minima of the rows of a panel, and those that are bytes.
 constexpr int64_t kScaleBytes = 2 * kPanel * static_cast<int64_t>(sizeof(uint16_t));
-
-bool quantised(WeightType type) { return type == WeightType::w8 || type == WeightType::w4; }
+constexpr int64_t kScaleCodeBytes = 2 * kPanel;
 
 int64_t group_bytes(WeightType type) {
-  return kScaleBytes + kPanel * kGroup / (type == WeightType::w4 ? 2 : 1);
+  return codes_place(type) + kPanel * group_columns(type) / (narrow(type) ? 2 : 1);
+}
+
+int64_t groups_of_super(WeightType type) { return kSuper / group_columns(type); }
+
+int64_t super_bytes(WeightType type) {
+  return kScaleBytes + groups_of_super(type) * group_bytes(type);
 }
 
 /// Place of entry (row n of the panel, column k) among 16-bit elements.
@@ -24,7 +30,7 @@ int64_t place16(WeightType type, int64_t k, int64_t n) {
 
 /// Byte that holds the code of row n, column k of a group, from the start of the group.
 int64_t code_place(WeightType type, int64_t k, int64_t n) {
-  return kScaleBytes + ((type == WeightType::w4 ? k / 8 : k / 4) * kPanel + n) * 4 + k % 4;
+  return codes_place(type) + ((narrow(type) ? k / 8 : k / 4) * kPanel + n) * 4 + k % 4;
 }
 
 bool high_nibble(int64_t k) { return k % 8 >= 4; }
@@ -35,8 +41,10 @@ void check_row(const WeightRow& row, WeightType type, int64_t cols) {
   if (type == WeightType::f32) {
     whole = row.values.size() == count;
   } else if (quantised(type)) {
-    whole = row.codes.size() == count && row.scales.size() == count / kGroup &&
-            row.mins.size() == count / kGroup;
+    const size_t scales = count / static_cast<size_t>(column_unit(type));
+    const size_t codes = two_level(type) ? count / static_cast<size_t>(group_columns(type)) : 0;
+    whole = row.codes.size() == count && row.scales.size() == scales && row.mins.size() == scales &&
+            row.scale_codes.size() == codes && row.min_codes.size() == codes;
   } else {
     whole = row.bits.size() == count;
   }
@@ -68,23 +76,37 @@ void interleave(const std::vector<const std::byte*>& rows, int64_t count, T* out
       std::memcpy(out + k * kPanel + n, rows[n] + k * sizeof(T), sizeof(T));
 }
 
-/// Four codes a word: of w8 four columns, of w4 eight, the second four in the high nibbles.
-void put_groups(WeightType type, const std::vector<WeightRow>& rows, std::byte* panel) {
-  const size_t groups = rows[0].scales.size();
-  for (size_t g = 0; g < groups; ++g, panel += group_bytes(type)) {
-    auto* scales = reinterpret_cast<uint16_t*>(panel);
-    auto* words = reinterpret_cast<uint32_t*>(panel + kScaleBytes);
+/// Four codes a word: of 8 bits four columns, of 4 bits eight, the second four in the high nibbles.
+void put_codes(WeightType type, const uint8_t* codes, size_t n, uint32_t* words) {
+  const auto columns = static_cast<size_t>(group_columns(type));
+  if (!narrow(type)) {
+    for (size_t j = 0; j < columns / 4; ++j) words[j * kPanel + n] = load32(codes + 4 * j);
+    return;
+  }
+  for (size_t j = 0; j < columns / 8; ++j)
+    words[j * kPanel + n] =
+        (load32(codes + 8 * j) & 0x0F0F0F0F) | (load32(codes + 8 * j + 4) & 0x0F0F0F0F) << 4;
+}
+
+void put_groups(WeightType type, int64_t cols, const std::vector<WeightRow>& rows,
+                std::byte* panel) {
+  const auto groups = static_cast<size_t>(cols / group_columns(type));
+  const auto per_super = two_level(type) ? static_cast<size_t>(groups_of_super(type)) : 1;
+  for (size_t g = 0; g < groups; ++g) {
+    std::byte* group = panel + group_place(type, static_cast<int64_t>(g));
+    auto* scales = reinterpret_cast<uint16_t*>(two_level(type) ? group - kScaleBytes : group);
+    auto* scale_codes = reinterpret_cast<int8_t*>(group);
     for (size_t n = 0; n < rows.size(); ++n) {
-      scales[n] = rows[n].scales[g];
-      scales[kPanel + n] = rows[n].mins[g];
-      const uint8_t* codes = rows[n].codes.data() + g * kGroup;
-      if (type == WeightType::w8) {
-        for (size_t j = 0; j < kGroup / 4; ++j) words[j * kPanel + n] = load32(codes + 4 * j);
-      } else {
-        for (size_t j = 0; j < kGroup / 8; ++j)
-          words[j * kPanel + n] =
-              (load32(codes + 8 * j) & 0x0F0F0F0F) | (load32(codes + 8 * j + 4) & 0x0F0F0F0F) << 4;
+      if (g % per_super == 0) {
+        scales[n] = rows[n].scales[g / per_super];
+        scales[kPanel + n] = rows[n].mins[g / per_super];
       }
+      if (two_level(type)) {
+        scale_codes[n] = rows[n].scale_codes[g];
+        scale_codes[kPanel + n] = rows[n].min_codes[g];
+      }
+      put_codes(type, rows[n].codes.data() + g * static_cast<size_t>(group_columns(type)), n,
+                reinterpret_cast<uint32_t*>(group + codes_place(type)));
     }
   }
 }
@@ -92,7 +114,7 @@ void put_groups(WeightType type, const std::vector<WeightRow>& rows, std::byte* 
 /// Writes up to kPanel rows into a panel of zeros.
 void put_panel(WeightType type, int64_t cols, const std::vector<WeightRow>& rows,
                std::byte* panel) {
-  if (quantised(type)) return put_groups(type, rows, panel);
+  if (quantised(type)) return put_groups(type, cols, rows, panel);
   std::vector<const std::byte*> data;
   for (const auto& row : rows)
     data.push_back(type == WeightType::f32 ? reinterpret_cast<const std::byte*>(row.values.data())
@@ -111,15 +133,23 @@ void put_panel(WeightType type, int64_t cols, const std::vector<WeightRow>& rows
 }
 
 void unpack_groups(const Weight& w, const std::byte* panel, int64_t n, std::span<float> out) {
-  for (int64_t first = 0; first < w.cols; first += kGroup, panel += group_bytes(w.type)) {
-    const auto* scales = reinterpret_cast<const uint16_t*>(panel);
-    const auto* bytes = reinterpret_cast<const uint8_t*>(panel);
-    const float scale = f16_to_f32(scales[n]);
-    const float min = f16_to_f32(scales[kPanel + n]);
-    for (int64_t k = 0; k < kGroup; ++k) {
-      int code = bytes[code_place(w.type, k, n)];
-      if (w.type == WeightType::w4) code = high_nibble(k) ? code >> 4 : code & 15;
-      out[first + k] = std::fma(scale, static_cast<float>(code), min);
+  const int64_t columns = group_columns(w.type);
+  for (int64_t g = 0; g < w.cols / columns; ++g) {
+    const std::byte* group = panel + group_place(w.type, g);
+    const std::byte* super =
+        two_level(w.type) ? panel + columns * g / kSuper * super_bytes(w.type) : group;
+    const auto* scales = reinterpret_cast<const uint16_t*>(super);
+    float scale = f16_to_f32(scales[n]);
+    float min = f16_to_f32(scales[kPanel + n]);
+    if (two_level(w.type)) {
+      const auto* codes = reinterpret_cast<const int8_t*>(group);
+      scale *= static_cast<float>(codes[n]);
+      min *= static_cast<float>(codes[kPanel + n]);
+    }
+    for (int64_t k = 0; k < columns; ++k) {
+      int code = static_cast<int>(group[code_place(w.type, k, n)]);
+      if (narrow(w.type)) code = high_nibble(k) ? code >> 4 : code & 15;
+      out[columns * g + k] = std::fma(scale, static_cast<float>(code), min);
     }
   }
 }
@@ -127,7 +157,7 @@ void unpack_groups(const Weight& w, const std::byte* panel, int64_t n, std::span
 }  // namespace
 
 std::string_view name_of(WeightType type) {
-  constexpr std::string_view names[] = {"f32", "f16", "bf16", "w8", "w4"};
+  constexpr std::string_view names[] = {"f32", "f16", "bf16", "w8", "w4", "k8", "k4"};
   return names[static_cast<size_t>(type)];
 }
 
@@ -142,8 +172,19 @@ int64_t panel_bytes(WeightType type, int64_t cols) {
     case WeightType::w8:
     case WeightType::w4:
       return cols / kGroup * group_bytes(type);
+    case WeightType::k8:
+    case WeightType::k4:
+      return cols / kSuper * super_bytes(type);
   }
   return 0;
+}
+
+int64_t codes_place(WeightType type) { return two_level(type) ? kScaleCodeBytes : kScaleBytes; }
+
+int64_t group_place(WeightType type, int64_t g) {
+  if (!two_level(type)) return g * group_bytes(type);
+  const int64_t groups = groups_of_super(type);
+  return g / groups * super_bytes(type) + kScaleBytes + g % groups * group_bytes(type);
 }
 
 int64_t Weight::panel_bytes() const { return sala::panel_bytes(type, cols); }
@@ -152,8 +193,8 @@ Weight pack(
     WeightType type, int64_t rows, int64_t cols, bool paired, const RowReader& read,
     const std::function<void(int64_t count, const std::function<void(int64_t)>& work)>& parallel) {
   SALA_CHECK(rows > 0 && cols > 0, "a matrix of {} x {}", rows, cols);
-  SALA_CHECK(!quantised(type) || cols % kGroup == 0, "{} columns of {}, not a multiple of {}", cols,
-             name_of(type), kGroup);
+  SALA_CHECK(cols % column_unit(type) == 0, "{} columns of {}, not a multiple of {}", cols,
+             name_of(type), column_unit(type));
   Weight w{.type = type, .rows = rows, .cols = cols, .paired = paired, .storage = {}};
   w.storage = allocate(w.bytes());
   w.data = w.storage.get();
@@ -169,6 +210,8 @@ Weight pack(
       block[n].codes.clear();
       block[n].scales.clear();
       block[n].mins.clear();
+      block[n].scale_codes.clear();
+      block[n].min_codes.clear();
       read(part, first + static_cast<int64_t>(n), block[n]);
       check_row(block[n], type, cols);
     }

@@ -17,13 +17,29 @@ namespace sala {
 ///   `kGroup` columns, a scale and
 ///                    a minimum in f16: the value is scale * q + min (one fused multiply-add in
 ///                    f32)
-enum class WeightType : uint8_t { f32, f16, bf16, w8, w4 };
+///   k8, k4           the same with scales in two levels: for each 256 columns d and m in f16, for
+///                    each group of 16 (k8) or 32 (k4) columns s and t in i8; scale = d * s and
+///                    min = m * t, which are exact in f32
+enum class WeightType : uint8_t { f32, f16, bf16, w8, w4, k8, k4 };
 
 std::string_view name_of(WeightType type);
 
-/// Output rows in a panel, and columns in a quantisation group.
+/// Output rows in a panel, columns in a quantisation group, and columns in a block of groups whose
+/// scales have two levels.
 inline constexpr int kPanel = 32;
 inline constexpr int kGroup = 32;
+inline constexpr int kSuper = 256;
+
+constexpr bool quantised(WeightType type) { return type >= WeightType::w8; }
+constexpr bool two_level(WeightType type) { return type >= WeightType::k8; }
+/// Whether a code takes four bits.
+constexpr bool narrow(WeightType type) { return type == WeightType::w4 || type == WeightType::k4; }
+/// Columns that share a scale and a minimum.
+constexpr int group_columns(WeightType type) { return type == WeightType::k8 ? 16 : kGroup; }
+/// What the number of columns is a multiple of.
+constexpr int column_unit(WeightType type) {
+  return two_level(type) ? kSuper : quantised(type) ? kGroup : 1;
+}
 
 /// A weight matrix W [rows, cols] of a linear map y = x W^T, packed for the kernels of every ISA:
 /// panels of kPanel output rows, and inside a panel the columns in order, so that one panel is one
@@ -37,7 +53,11 @@ inline constexpr int kGroup = 32;
 ///   n, k%4) w4         [cols/32 groups] of { f16 scale[32], f16 min[32], u8 [4][32][4] }    byte
 ///   (k%32/8, n, k%4): low nibble
 ///              for the columns with k%8 < 4, high nibble for k%8 >= 4
-/// `cols` of w8 and w4 is a multiple of 32.
+///   k8         [cols/256] of { f16 d[32], f16 m[32], [16 groups] of { i8 s[32], i8 t[32],
+///              u8 [4][32][4] } }    byte (k%16/4, n, k%4)
+///   k4         [cols/256] of { f16 d[32], f16 m[32], [8 groups] of { i8 s[32], i8 t[32],
+///              u8 [4][32][4] } }    codes as in w4
+/// `cols` of w8 and w4 is a multiple of 32, of k8 and k4 of 256.
 ///
 /// A paired weight holds two matrices of equal shape (gate and up): panel 2j is panel j of the
 /// first, panel 2j+1 panel j of the second; `rows` counts the rows of one.
@@ -58,14 +78,21 @@ struct Weight {
 /// Bytes of one panel of a matrix with `cols` columns.
 int64_t panel_bytes(WeightType type, int64_t cols);
 
+/// Bytes from the start of a quantised panel to its group g.
+int64_t group_place(WeightType type, int64_t g);
+/// Bytes from the start of a group to its codes.
+int64_t codes_place(WeightType type);
+
 /// One row of a matrix in a form that a panel can take without loss: `values` for f32; `bits` for
-/// f16 and bf16; `codes`, `scales` and `mins` (f16 bits, one per group) for w8 and w4, one code a
-/// byte.
+/// f16 and bf16; for the quantised types `codes`, one a byte, `scales` and `mins` (f16 bits, one
+/// per group of w8 and w4, one per 256 columns of k8 and k4), and for k8 and k4 `scale_codes` and
+/// `min_codes`, one per group.
 struct WeightRow {
   std::vector<float> values;
   std::vector<uint16_t> bits;
   std::vector<uint8_t> codes;
   std::vector<uint16_t> scales, mins;
+  std::vector<int8_t> scale_codes, min_codes;
 };
 
 /// Fills `row`, which comes empty, with row n of matrix `part` (0, or 1 of a paired weight). Called

@@ -40,13 +40,20 @@ WeightRow made_up(WeightType type, int64_t cols, int part, int64_t n, std::vecto
       row.bits.push_back(f32_to_bf16(x));
       values.push_back(bf16_to_f32(row.bits.back()));
     } else {
-      if (k % kGroup == 0) {
+      if (k % column_unit(type) == 0) {
         row.scales.push_back(f32_to_f16(std::abs(x) / 8));
         row.mins.push_back(f32_to_f16(-std::abs(x)));
       }
-      row.codes.push_back(static_cast<uint8_t>(random() % (type == WeightType::w8 ? 256 : 16)));
-      values.push_back(std::fma(f16_to_f32(row.scales.back()), static_cast<float>(row.codes.back()),
-                                f16_to_f32(row.mins.back())));
+      if (two_level(type) && k % group_columns(type) == 0) {
+        row.scale_codes.push_back(static_cast<int8_t>(random()));
+        row.min_codes.push_back(static_cast<int8_t>(random()));
+      }
+      row.codes.push_back(static_cast<uint8_t>(random() % (narrow(type) ? 16 : 256)));
+      const double s = two_level(type) ? row.scale_codes.back() : 1;
+      const double t = two_level(type) ? row.min_codes.back() : 1;
+      values.push_back(static_cast<float>(static_cast<double>(f16_to_f32(row.scales.back())) * s *
+                                              row.codes.back() +
+                                          static_cast<double>(f16_to_f32(row.mins.back())) * t));
     }
   }
   return row;
@@ -102,6 +109,9 @@ std::vector<Shape> shapes() {
     for (const WeightType type : {WeightType::w8, WeightType::w4})
       for (const int64_t rows : {1, 31, 32, 33, 100})
         for (const int64_t cols : {32, 96}) all.push_back({type, rows, cols, paired});
+    for (const WeightType type : {WeightType::k8, WeightType::k4})
+      for (const int64_t rows : {1, 31, 32, 33, 100})
+        for (const int64_t cols : {256, 768}) all.push_back({type, rows, cols, paired});
   }
   return all;
 }
@@ -145,6 +155,38 @@ TEST(Layout, CodesFollowTheirScales) {
   EXPECT_EQ(reinterpret_cast<const uint16_t*>(bytes8 + 1152)[32 + 5], 9);
   EXPECT_EQ(bytes8[1152 + 128 + (9 / 4 * 32 + 5) * 4 + 1], (5 + 41) % 16);
   EXPECT_EQ(bytes4[640 + 128 + (9 / 8 * 32 + 5) * 4 + 1], (5 + 41) % 16 | (5 + 45) % 16 << 4);
+}
+
+TEST(Layout, GroupsOfTwoLevelsFollowTheirSuperblock) {
+  const auto read_as = [](WeightType type) {
+    return [type](int, int64_t n, WeightRow& row) {
+      for (int k = 0; k < 512; ++k) row.codes.push_back(static_cast<uint8_t>((n + k) % 16));
+      row.scales = {1, 2};
+      row.mins = {3, static_cast<uint16_t>(4 + n)};
+      for (int g = 0; g < 512 / group_columns(type); ++g) {
+        row.scale_codes.push_back(static_cast<int8_t>(g - n));
+        row.min_codes.push_back(static_cast<int8_t>(n - 2 * g));
+      }
+    };
+  };
+  const Weight k8 = pack(WeightType::k8, 32, 512, false, read_as(WeightType::k8), serial);
+  const Weight k4 = pack(WeightType::k4, 32, 512, false, read_as(WeightType::k4), serial);
+  constexpr int kBlock8 = 128 + 16 * 576, kBlock4 = 128 + 8 * 576;
+  EXPECT_EQ(k8.panel_bytes(), 2 * kBlock8);
+  EXPECT_EQ(k4.panel_bytes(), 2 * kBlock4);
+  const auto* bytes8 = reinterpret_cast<const uint8_t*>(k8.data);
+  const auto* bytes4 = reinterpret_cast<const uint8_t*>(k4.data);
+  // The second 256 columns, row 5; of k8 group 3, column 48 + 9, of k4 group 2, columns 64 + 9 and
+  // 64 + 13.
+  EXPECT_EQ(reinterpret_cast<const uint16_t*>(bytes8 + kBlock8)[5], 2);
+  EXPECT_EQ(reinterpret_cast<const uint16_t*>(bytes4 + kBlock4)[32 + 5], 9);
+  const auto* group8 = bytes8 + kBlock8 + 128 + 3 * 576;
+  const auto* group4 = bytes4 + kBlock4 + 128 + 2 * 576;
+  EXPECT_EQ(static_cast<int8_t>(group8[5]), 16 + 3 - 5);
+  EXPECT_EQ(static_cast<int8_t>(group8[32 + 5]), 5 - 2 * (16 + 3));
+  EXPECT_EQ(static_cast<int8_t>(group4[5]), 8 + 2 - 5);
+  EXPECT_EQ(group8[64 + (9 / 4 * 32 + 5) * 4 + 1], (5 + 57) % 16);
+  EXPECT_EQ(group4[64 + (9 / 8 * 32 + 5) * 4 + 1], (5 + 73) % 16 | (5 + 77) % 16 << 4);
 }
 
 TEST(Layout, PairedPanelsAlternate) {

@@ -5,22 +5,13 @@
 
 #include "base/error.h"
 #include "ops/math.h"
+#include "weights/superblock.h"
 
 namespace sala {
 namespace {
 
 constexpr int64_t kBlock = 32;
 static_assert(kBlock == kGroup, "a block of the file is a group of the weight");
-
-bool quantised(WeightType type) { return type == WeightType::w8 || type == WeightType::w4; }
-
-uint16_t load16(const std::byte* p) {
-  uint16_t bits = 0;
-  std::memcpy(&bits, p, sizeof bits);
-  return bits;
-}
-
-bool finite(uint16_t f16) { return (f16 & 0x7C00) != 0x7C00; }
 
 void decode_nibbles(const std::byte* packed, uint8_t* codes) {
   uint8_t bytes[kBlock / 2];
@@ -37,10 +28,6 @@ void add_high_bits(const std::byte* packed, uint8_t* codes) {
   std::memcpy(&bits, packed, sizeof bits);
   for (int64_t i = 0; i < kBlock; ++i) codes[i] |= static_cast<uint8_t>((bits >> i & 1) << 4);
 }
-
-/// The values of IQ4_NL's codes, plus 128.
-constexpr uint8_t kNonLinear[16] = {1,   24,  45,  63,  79,  93,  106, 118,
-                                    129, 141, 153, 166, 181, 197, 217, 241};
 
 /// One block: 32 codes, scale and minimum such that value = scale * code + min. Where the file's
 /// codes stand for code - n, the minimum is -n * scale: n is a power of two, so that is exact in
@@ -93,6 +80,38 @@ bool decode_groups(StoredType type, const std::byte* data, int64_t cols, WeightR
   return sound;
 }
 
+/// For a weight with groups of `columns` columns: 16, or 32 where the file's groups have 32.
+bool decode_superblocks(StoredType type, const std::byte* data, int64_t cols, int64_t columns,
+                        WeightRow& row) {
+  Superblock block;
+  bool sound = true;
+  for (int64_t first = 0; first < cols; first += kSuper, data += stored_bytes(type, kSuper)) {
+    sound &= decode_superblock(type, data, block);
+    row.codes.insert(row.codes.end(), block.codes, block.codes + kSuper);
+    row.scales.push_back(block.scale);
+    row.mins.push_back(block.min);
+    for (int64_t k = 0; k < kSuper; k += columns) {
+      row.scale_codes.push_back(block.scale_codes[k / 16]);
+      row.min_codes.push_back(block.min_codes[k / 16]);
+    }
+  }
+  return sound;
+}
+
+bool decode_superblock_values(StoredType type, const std::byte* data, int64_t cols, float* out) {
+  Superblock block;
+  bool sound = true;
+  for (int64_t first = 0; first < cols; first += kSuper, data += stored_bytes(type, kSuper)) {
+    sound &= decode_superblock(type, data, block);
+    for (int64_t k = 0; k < kSuper; ++k) {
+      const float scale = f16_to_f32(block.scale) * static_cast<float>(block.scale_codes[k / 16]);
+      const float min = f16_to_f32(block.min) * static_cast<float>(block.min_codes[k / 16]);
+      out[first + k] = std::fma(scale, static_cast<float>(block.codes[k]), min);
+    }
+  }
+  return sound;
+}
+
 bool decode_values(StoredType type, const std::byte* data, int64_t cols, float* out) {
   switch (type) {
     case StoredType::f32:
@@ -107,6 +126,7 @@ bool decode_values(StoredType type, const std::byte* data, int64_t cols, float* 
     default:
       break;
   }
+  if (block_columns(type) == kSuper) return decode_superblock_values(type, data, cols, out);
   bool sound = true;
   const int64_t block_bytes = stored_bytes(type, kBlock);
   for (int64_t first = 0; first < cols; first += kBlock, data += block_bytes) {
@@ -135,6 +155,14 @@ WeightType weight_type(StoredType type) {
     case StoredType::q8_0:
     case StoredType::iq4_nl:
       return WeightType::w8;
+    case StoredType::q4_k:
+      return WeightType::k4;
+    case StoredType::q2_k:
+    case StoredType::q3_k:
+    case StoredType::q5_k:
+    case StoredType::q6_k:
+    case StoredType::iq4_xs:
+      return WeightType::k8;
     case StoredType::f32:
     case StoredType::other:
       break;
@@ -145,12 +173,14 @@ WeightType weight_type(StoredType type) {
 
 WeightType common_type(WeightType a, WeightType b) {
   if (a == b) return a;
-  return quantised(a) && quantised(b) ? WeightType::w8 : WeightType::f32;
+  if (!quantised(a) || !quantised(b) || two_level(a) != two_level(b)) return WeightType::f32;
+  return two_level(a) ? WeightType::k8 : WeightType::w8;
 }
 
 bool decode_row(const StoredTensor& matrix, int64_t n, WeightType type, WeightRow& row) {
   const int64_t cols = matrix.shape[1], bytes = stored_bytes(matrix.type, cols);
   const std::byte* data = matrix.bytes.data() + matrix.stored_row(n) * bytes;
+  if (two_level(type)) return decode_superblocks(matrix.type, data, cols, group_columns(type), row);
   if (quantised(type)) return decode_groups(matrix.type, data, cols, row);
   if (type == WeightType::f32) {
     row.values.resize(static_cast<size_t>(cols));

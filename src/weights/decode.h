@@ -9,7 +9,8 @@
 namespace sala {
 
 /// The narrowest weight type that holds a stored type exactly: floats as they are, Q4_0 and Q4_1 as
-/// w4, the other block types as w8. Not for `other`.
+/// w4, Q4_K as k4, the other types with blocks of 32 columns as w8 and of 256 columns as k8. Not
+/// for `other`.
 WeightType weight_type(StoredType type);
 
 /// The narrowest weight type that holds everything that `a` and `b` hold.

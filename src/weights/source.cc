@@ -54,7 +54,8 @@ const StoredTensor& WeightSource::take(const std::string& name,
   if (tensor.type == StoredType::other)
     fail(
         "{}: tensor {} is of type {}, accepted are F32, F16 and BF16, in GGUF also Q4_0, Q4_1, "
-        "Q5_0, Q5_1, Q8_0 and IQ4_NL; use a file of these types",
+        "Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL and IQ4_XS; use a file of these types (Q4_K_M is a "
+        "good choice)",
         file_of(tensor), printable(name), tensor.type_name);
   taken_[entry->second] = true;
   return tensor;

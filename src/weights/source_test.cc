@@ -4,112 +4,25 @@
 
 #include <atomic>
 #include <cmath>
-#include <random>
 #include <thread>
 
 #include "ops/math.h"
 #include "weights/decode.h"
 #include "weights/describe.h"
 #include "weights/testing.h"
+#include "weights/testing_blocks.h"
 
 namespace sala {
 namespace {
 
 using testing::as_span;
 using testing::bytes_of;
+using testing::columns_of;
+using testing::defined_values;
 using testing::expect_error;
-
-constexpr StoredType kTypes[] = {StoredType::f32,  StoredType::f16,  StoredType::bf16,
-                                 StoredType::q4_0, StoredType::q4_1, StoredType::q5_0,
-                                 StoredType::q5_1, StoredType::q8_0, StoredType::iq4_nl};
-
-/// Random bytes of a tensor, sane as a writer of the type makes them: floats and scales are finite.
-std::string random_bytes(StoredType type, int64_t elements, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::string bytes(static_cast<size_t>(stored_bytes(type, elements)), '\0');
-  for (char& c : bytes) c = static_cast<char>(random());
-  const auto half = [&](size_t at) {
-    const uint16_t bits = f32_to_f16((static_cast<float>(random() % 2001) - 1000) / 3000);
-    std::memcpy(bytes.data() + at, &bits, sizeof bits);
-  };
-  const auto width = static_cast<size_t>(stored_bytes(type, 32));
-  for (size_t at = 0; at < bytes.size(); at += width) {
-    if (type == StoredType::f32) {
-      for (size_t i = at; i < at + width; i += 4) {
-        const float value = (static_cast<float>(random() % 2001) - 1000) / 300;
-        std::memcpy(bytes.data() + i, &value, 4);
-      }
-    } else if (type == StoredType::f16) {
-      for (size_t i = at; i < at + width; i += 2) half(i);
-    } else if (type == StoredType::bf16) {
-      for (size_t i = at; i < at + width; i += 2) bytes[i + 1] &= 0x3F;
-    } else {
-      half(at);
-      if (type == StoredType::q4_1 || type == StoredType::q5_1) half(at + 2);
-    }
-  }
-  return bytes;
-}
-
-constexpr int kNonLinear[] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                              1,    13,   25,  38,  53,  69,  89,  113};
-
-/// The values of a tensor, straight from the definition of the blocks, in double.
-std::vector<float> defined_values(StoredType type, const std::string& bytes) {
-  std::vector<float> values;
-  const auto bits = [&](size_t at) {
-    uint16_t b = 0;
-    std::memcpy(&b, bytes.data() + at, sizeof b);
-    return b;
-  };
-  const auto half = [&](size_t at) { return static_cast<double>(f16_to_f32(bits(at))); };
-  const auto byte = [&](size_t at) { return static_cast<unsigned char>(bytes[at]); };
-  const auto width = static_cast<size_t>(stored_bytes(type, 32));
-  for (size_t at = 0; at < bytes.size(); at += width) {
-    for (size_t k = 0; k < 32; ++k) {
-      const auto nibble = [&](size_t first) {
-        return k < 16 ? byte(first + k) % 16 : byte(first + k - 16) / 16;
-      };
-      const auto five = [&](size_t first) {
-        return nibble(first + 4) + 16 * (byte(first + k / 8) >> k % 8 & 1);
-      };
-      double value = 0;
-      float single = 0;
-      switch (type) {
-        case StoredType::f32:
-          std::memcpy(&single, bytes.data() + at + 4 * k, 4);
-          value = single;
-          break;
-        case StoredType::f16:
-          value = half(at + 2 * k);
-          break;
-        case StoredType::bf16:
-          value = bf16_to_f32(bits(at + 2 * k));
-          break;
-        case StoredType::q4_0:
-          value = half(at) * (nibble(at + 2) - 8);
-          break;
-        case StoredType::q4_1:
-          value = half(at) * nibble(at + 4) + half(at + 2);
-          break;
-        case StoredType::q5_0:
-          value = half(at) * (five(at + 2) - 16);
-          break;
-        case StoredType::q5_1:
-          value = half(at) * five(at + 4) + half(at + 2);
-          break;
-        case StoredType::iq4_nl:
-          value = half(at) * kNonLinear[nibble(at + 2)];
-          break;
-        default:
-          value = half(at) * static_cast<signed char>(byte(at + 2 + k));
-          break;
-      }
-      values.push_back(static_cast<float>(value));
-    }
-  }
-  return values;
-}
+using testing::halves_of;
+using testing::kTypes;
+using testing::random_bytes;
 
 /// `bytes` must outlive the tensor.
 StoredTensor stored(std::string name, StoredType type, std::vector<int64_t> shape,
@@ -148,7 +61,7 @@ void in_threads(int64_t count, const std::function<void(int64_t)>& work) {
 class EveryType : public ::testing::TestWithParam<StoredType> {};
 
 TEST_P(EveryType, IsTakenWithoutLoss) {
-  constexpr int64_t kRows = 70, kCols = 96;
+  const int64_t kRows = 70, kCols = GetParam() >= StoredType::q2_k ? 512 : 96;
   const auto bytes = random_bytes(GetParam(), kRows * kCols, 1);
   WeightSource source({stored("w", GetParam(), {kRows, kCols}, bytes)}, "memory");
   source.parallel = in_threads;
@@ -159,7 +72,7 @@ TEST_P(EveryType, IsTakenWithoutLoss) {
 }
 
 TEST_P(EveryType, MixesInStacksWithoutLoss) {
-  constexpr int64_t kRows[] = {33, 5}, kCols = 64;
+  constexpr int64_t kRows[] = {33, 5}, kCols = 256;
   for (const StoredType other : kTypes) {
     const auto first = random_bytes(GetParam(), kRows[0] * kCols, 2);
     const auto second = random_bytes(other, kRows[1] * kCols, 3);
@@ -176,7 +89,7 @@ TEST_P(EveryType, MixesInStacksWithoutLoss) {
 }
 
 TEST_P(EveryType, MixesInPairsWithoutLoss) {
-  constexpr int64_t kRows = 40, kCols = 32;
+  constexpr int64_t kRows = 40, kCols = 256;
   for (const StoredType other : kTypes) {
     const auto first = random_bytes(GetParam(), kRows * kCols, 4);
     const auto second = random_bytes(other, kRows * kCols, 5);
@@ -203,6 +116,12 @@ TEST(CommonType, IsTheNarrowestThatHoldsBoth) {
   EXPECT_EQ(common_type(bf16, f16), f32);
   EXPECT_EQ(common_type(bf16, bf16), bf16);
   EXPECT_EQ(common_type(f16, f32), f32);
+  EXPECT_EQ(common_type(k4, k4), k4);
+  EXPECT_EQ(common_type(k4, k8), k8);
+  EXPECT_EQ(common_type(k8, k4), k8);
+  EXPECT_EQ(common_type(k4, w4), f32);
+  EXPECT_EQ(common_type(w8, k8), f32);
+  EXPECT_EQ(common_type(k8, f16), f32);
 }
 
 TEST(WeightSource, KeepsQ8_0OfEveryScale) {
@@ -224,11 +143,13 @@ TEST(WeightSource, KeepsQ8_0OfEveryScale) {
 
 TEST(WeightSource, RefusesScalesThatAreNotFinite) {
   const auto refuse = [](StoredType type, float scale) {
-    auto bytes = random_bytes(type, 3 * 64, 6);
+    const auto cols = static_cast<int64_t>(2 * columns_of(type));
+    auto bytes = random_bytes(type, 3 * cols, 6);
     const uint16_t bits = f32_to_f16(scale);
-    std::memcpy(bytes.data() + stored_bytes(type, 32 * 3), &bits, sizeof bits);
-    WeightSource source({stored("w", type, {3, 64}, bytes)}, "memory");
-    expect_error([&] { source.take_matrix("w", 3, 64); },
+    std::memcpy(bytes.data() + stored_bytes(type, cols / 2 * 3) + (halves_of(type).back()), &bits,
+                sizeof bits);
+    WeightSource source({stored("w", type, {3, cols}, bytes)}, "memory");
+    expect_error([&] { source.take_matrix("w", 3, cols); },
                  {"memory: ", "'w'", "row 1", "not a finite f16 number"});
   };
   refuse(StoredType::q8_0, 512);
@@ -239,6 +160,12 @@ TEST(WeightSource, RefusesScalesThatAreNotFinite) {
   refuse(StoredType::q4_1, INFINITY);
   refuse(StoredType::q4_1, NAN);
   refuse(StoredType::q8_0, NAN);
+  refuse(StoredType::q2_k, NAN);
+  refuse(StoredType::q3_k, 16384);
+  refuse(StoredType::q4_k, INFINITY);
+  refuse(StoredType::q5_k, NAN);
+  refuse(StoredType::q6_k, 2048);
+  refuse(StoredType::iq4_xs, -512);
 }
 
 TEST(WeightSource, TakesVectorsOfEveryFloat) {
@@ -258,7 +185,7 @@ TEST(WeightSource, TakesVectorsOfEveryFloat) {
 TEST(WeightSource, SaysWhatDoesNotFit) {
   const std::string bytes(64, '\0');
   auto other = stored("o", StoredType::other, {4, 4}, bytes);
-  other.type_name = "Q6_K";
+  other.type_name = "IQ2_XS";
   WeightSource source({stored("w", StoredType::f32, {4, 4}, bytes), other}, "here");
   EXPECT_TRUE(source.has("w"));
   EXPECT_FALSE(source.has("v"));
@@ -266,8 +193,9 @@ TEST(WeightSource, SaysWhatDoesNotFit) {
   expect_error([&] { source.take_matrix("w", 4, 5); },
                {"here: ", "'w' has shape [4, 4]", "expected [4, 5]"});
   expect_error([&] { source.take_vector("w", 16); }, {"'w' has shape [4, 4]", "expected [16]"});
-  expect_error([&] { source.take_matrix("o", 4, 4); },
-               {"here: ", "'o' is of type Q6_K", "accepted are F32, F16 and BF16"});
+  expect_error(
+      [&] { source.take_matrix("o", 4, 4); },
+      {"here: ", "'o' is of type IQ2_XS", "accepted are F32, F16 and BF16", "Q2_K to Q6_K"});
   expect_error(
       [&] {
         WeightSource({stored("w", StoredType::f32, {4, 4}, bytes),

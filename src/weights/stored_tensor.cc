@@ -4,36 +4,34 @@
 #include "weights/describe.h"
 
 namespace sala {
+namespace {
 
-std::string_view name_of(StoredType type) {
-  constexpr std::string_view names[] = {"F32",  "F16",  "BF16", "Q4_0",   "Q4_1",
-                                        "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "other"};
-  return names[static_cast<size_t>(type)];
+struct Block {
+  std::string_view name;
+  int64_t columns, bytes;
+};
+
+const Block& block(StoredType type) {
+  static constexpr Block kBlocks[] = {
+      {"F32", 1, 4},      {"F16", 1, 2},      {"BF16", 1, 2},       {"Q4_0", 32, 18},
+      {"Q4_1", 32, 20},   {"Q5_0", 32, 22},   {"Q5_1", 32, 24},     {"Q8_0", 32, 34},
+      {"IQ4_NL", 32, 18}, {"Q2_K", 256, 84},  {"Q3_K", 256, 110},   {"Q4_K", 256, 144},
+      {"Q5_K", 256, 176}, {"Q6_K", 256, 210}, {"IQ4_XS", 256, 136}, {"other", 0, 0},
+  };
+  return kBlocks[static_cast<size_t>(type)];
+}
+
+}  // namespace
+
+std::string_view name_of(StoredType type) { return block(type).name; }
+
+int64_t block_columns(StoredType type) {
+  SALA_CHECK(type != StoredType::other, "the columns of a block of a type that is not taken");
+  return block(type).columns;
 }
 
 int64_t stored_bytes(StoredType type, int64_t columns) {
-  switch (type) {
-    case StoredType::f32:
-      return columns * 4;
-    case StoredType::f16:
-    case StoredType::bf16:
-      return columns * 2;
-    case StoredType::q4_0:
-    case StoredType::iq4_nl:
-      return columns / 32 * 18;
-    case StoredType::q4_1:
-      return columns / 32 * 20;
-    case StoredType::q5_0:
-      return columns / 32 * 22;
-    case StoredType::q5_1:
-      return columns / 32 * 24;
-    case StoredType::q8_0:
-      return columns / 32 * 34;
-    case StoredType::other:
-      break;
-  }
-  SALA_CHECK(false, "the bytes of a type that is not taken");
-  return 0;
+  return columns / block_columns(type) * block(type).bytes;
 }
 
 int64_t StoredTensor::elements() const {

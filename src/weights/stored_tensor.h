@@ -20,10 +20,30 @@ namespace sala {
 ///   q8_0     { f16 d; i8 q[32] }                    value = d * q
 ///   iq4_nl   { f16 d; u8 q[16] }                    value = d * table[q]
 /// where byte i of q[16] holds column i in its low and column i + 16 in its high nibble, and bit i
-/// of `high` is the fifth bit of column i.
-enum class StoredType : uint8_t { f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, iq4_nl, other };
+/// of `high` is the fifth bit of column i. q2_k to q6_k and iq4_xs have blocks of 256 columns,
+/// which superblock.cc describes.
+enum class StoredType : uint8_t {
+  f32,
+  f16,
+  bf16,
+  q4_0,
+  q4_1,
+  q5_0,
+  q5_1,
+  q8_0,
+  iq4_nl,
+  q2_k,
+  q3_k,
+  q4_k,
+  q5_k,
+  q6_k,
+  iq4_xs,
+  other
+};
 
 std::string_view name_of(StoredType type);
+/// Columns of a block; 1 of floats. Not for `other`.
+int64_t block_columns(StoredType type);
 /// Bytes of `columns` elements (a multiple of the block); not for `other`.
 int64_t stored_bytes(StoredType type, int64_t columns);
 

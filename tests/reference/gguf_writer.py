@@ -3,15 +3,17 @@
 The layout is that of the GGUF specification (version 3): magic, version, counts, metadata, tensor infos, then the data,
 each tensor at a multiple of 32 bytes. Blocks are 32 columns: Q8_0 is f16 scale + 32 int8, Q4_0 f16 scale + 16 bytes
 (value (n - 8) * scale), Q4_1 f16 scale + f16 minimum + 16 bytes (value n * scale + minimum); byte i of a 4-bit block
-holds columns i (low half) and i + 16 (high half).
+holds columns i (low half) and i + 16 (high half). k_quants.py has the types with blocks of 256 columns.
 """
 import struct
 
 import numpy as np
 
+import k_quants
 import sala_ref
 
-TYPE_IDS = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 8, "bf16": 30}
+TYPE_IDS = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 8, "bf16": 30,
+            "q2_k": 10, "q3_k": 11, "q4_k": 12, "q5_k": 13, "q6_k": 14, "iq4_xs": 23}
 UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
 ALIGNMENT = 32
 
@@ -40,6 +42,8 @@ def encode(x, kind):
     if kind == "bf16":
         bits = bf16_bits(x)
         return bits.tobytes(), (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    if kind in k_quants.KINDS:
+        return k_quants.encode(x, kind)
     blocks = x.reshape(-1, 32)
     if kind == "q8_0":
         d = (np.abs(blocks).max(axis=1) / 127).astype(np.float16)

@@ -9,8 +9,8 @@ tokens.json (an array of ids), and for each sparse policy (always, per-query, hf
 float64) and blocks_<policy>.json ({"policy", "block_size", "layers": [i, ...], "blocks":
 [layer][kv_head][position][ascending block indices]}; where a policy is dense, all blocks up to the query's own). "hf" is
 one call over the whole prompt. The weights are rounded to the file's type first, so the logits belong to exactly the
-numbers in the file. --gguf (llama and qwen3) writes model.gguf instead, its matrices in the types f32, f16, bf16, q8_0, q4_0
-or q4_1, in turn where several are given. --set overrides a field of the tiny configuration (sala_ref.tiny_config,
+numbers in the file. --gguf (llama and qwen3) writes model.gguf instead, its matrices in the types f32, f16, bf16, q8_0, q4_0,
+q4_1, q2_k to q6_k or iq4_xs, in turn where several are given. --set overrides a field of the tiny configuration (sala_ref.tiny_config,
 llama_config), e.g. --set num_attention_heads=6 --set lightning_nkv=2.
 Needs numpy only.
 """
