@@ -12,7 +12,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const std::string_view text(reinterpret_cast<const char*>(data), size);
     const sala::ModelConfig config =
         sala::parse_config(sala::parse_json(text, "config.json"), "config.json");
-    for (const sala::DType kv : {sala::DType::f32, sala::DType::bf16})
+    for (const sala::KvType kv : {sala::KvType::f32, sala::KvType::bf16, sala::KvType::int4})
       sala::memory_of(sala::cache_specs(config, kv), config.page(), 1 << 20);
   } catch (const sala::Error&) {
   }

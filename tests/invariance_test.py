@@ -6,6 +6,7 @@ of 1, 7, 64 and 100 tokens and of 1, 2 and 3 threads. `hf` decides by the length
 """
 import concurrent.futures
 import itertools
+import json
 import os
 import pathlib
 import tempfile
@@ -64,6 +65,24 @@ class Invariance(unittest.TestCase):
             complaints = [text for job in jobs for text in job.result()]
         print(f"{len(jobs)} modes x {len(VARIANTS)} ways to feed a prompt", flush=True)
         self.assertFalse(complaints, "\n" + "\n".join(complaints))
+
+    def test_keys_and_values_beyond_memory(self):
+        """A third of the keys and values in memory, the rest in a file: the same bytes; too little of either is refused."""
+        with tempfile.TemporaryDirectory() as scratch:
+            model = pathlib.Path(scratch)
+            make_checkpoint.make(model, tokens=1000)
+            ids = model / "tokens.json"
+            kv = json.loads(harness.sala("inspect", model, "--ctx", 1000, "--kv", "f32", "--json"))["memory"]["kv"]
+            whole = harness.logits(model, ids, "--chunk", 64)
+            for memory in (kv // 3, kv // 2):
+                self.assertTrue((harness.logits(model, ids, "--chunk", 64, "--kv-memory", memory, "--cache-disk", "1M",
+                                                "--cache-dir", scratch) == whole).all())
+            for flags, told in ((["--kv-memory", 1, "--cache-disk", "1M"], "--kv-memory"),
+                                (["--kv-memory", kv // 3], "--cache-disk"),
+                                (["--kv-memory", kv // 3, "--cache-disk", "1M", "--sparse", "dense"], "every token"),
+                                (["--kv-memory", kv // 3, "--cache-disk", "1M", "--cache-dir", "/nowhere"], "/nowhere")):
+                with self.assertRaisesRegex(AssertionError, told):
+                    harness.logits(model, ids, "--chunk", 64, *flags)
 
     def test_last_rows_are_those_of_all(self):
         with tempfile.TemporaryDirectory() as scratch:

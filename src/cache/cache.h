@@ -28,7 +28,8 @@ class LayerMemory {
       : fields_(fields), frames_(&frames), recent_(&recent), layer_(layer) {}
 
   const FieldView& operator[](size_t i) const { return fields_[i]; }
-  /// [pages] i32: the frame of each page that use() has brought; empty where page p is frame p.
+  /// [pages] i32: the frame of each page that use() has brought; empty where every page p is in
+  /// frame p.
   In frames() const { return frames_->table(layer_); }
   /// Whether pages must be brought with use() before an op touches them, and how many at most.
   bool managed() const { return frames_->managed(); }

@@ -46,7 +46,7 @@ Frames::Frames(std::vector<CacheSpec> layers, int64_t pages, int64_t frames,
 }
 
 In Frames::table(int layer) const {
-  if (identity()) return {};
+  if (!managed()) return {};
   return window(std::span<const int32_t>(at(layer).frame), {pages_});
 }
 

@@ -46,7 +46,7 @@ class Frames {
   int64_t frames() const { return frames_; }
   /// The kv fields of a layer, whose entries are frames, in the order of its spec.
   std::span<const FieldView> fields(int layer) const { return at(layer).fields; }
-  /// [pages] i32, the frame of each page or -1; empty where page p is frame p.
+  /// [pages] i32, the frame of each page or -1; empty where every page p is in frame p.
   In table(int layer) const;
   /// Whether a step must call use() before it touches pages.
   bool managed() const { return frames_ < pages_ || unread_ > 0; }

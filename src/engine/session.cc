@@ -174,7 +174,7 @@ void Session::save_snapshots(Cache& cache, Hold& hold) {
   for (const int64_t position : thinned(manifest())) stored_->drop_snapshot(position);
 }
 
-void make_room_for_session(const ModelConfig& config, RunOptions& options) {
+void make_room_for_snapshots(const ModelConfig& config, RunOptions& options) {
   constexpr int64_t kSnapshots = 4;
   int64_t state = 0;
   for (const CacheSpec& spec : cache_specs(config, options.kv))

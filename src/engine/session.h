@@ -66,7 +66,7 @@ class Session {
   std::vector<std::string> differences_;
 };
 
-/// Has `options` hold the snapshots that a session's sequence needs.
-void make_room_for_session(const ModelConfig& config, RunOptions& options);
+/// Has `options` hold the snapshots from which a sequence is taken up after its end was cut off.
+void make_room_for_snapshots(const ModelConfig& config, RunOptions& options);
 
 }  // namespace sala

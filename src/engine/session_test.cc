@@ -72,7 +72,7 @@ class Sessions : public ::testing::TestWithParam<Case> {
     const int64_t page_kv = memory_of(cache_specs(config_, o.kv), config_.page(), 1).kv;
     if (GetParam().spills) o.kv_memory = 22 * page_kv;
     o.cache_disk = int64_t{1} << 24;
-    make_room_for_session(config_, o);
+    make_room_for_snapshots(config_, o);
     return o;
   }
 

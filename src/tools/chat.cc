@@ -247,9 +247,14 @@ bool Chat::opens_thinking(const std::vector<int>& prompt) const {
 
 /// Has hold_ begin like `prompt`, with one token at least left to read.
 void Chat::begin_sequence(const std::vector<int>& prompt) {
-  if (hold_ && read_.size() < prompt.size() &&
-      std::ranges::equal(read_, std::span(prompt).first(read_.size())))
+  const auto end = read_.begin() + std::min(std::ssize(read_), std::ssize(prompt) - 1);
+  const auto common = std::mismatch(read_.begin(), end, prompt.begin()).first;
+  if (hold_ && (common == read_.end() || !session_)) {
+    // Templates write earlier answers differently, and /undo takes some away: what is before stays.
+    runner_.cache().roll_back(*hold_, common - read_.begin());
+    read_.erase(common, read_.end());
     return;
+  }
   hold_.reset();  // before the next one: the runner has room for one sequence
   if (session_)
     hold_.emplace(session_->restore(runner_, std::ssize(session_->tokens())));
@@ -334,8 +339,8 @@ void ChatCommand::run() const {
          loaded.files.path.string());
   RunOptions options = model.run_options();
   std::optional<Session> kept;
+  make_room_for_snapshots(loaded.files.config, options);
   if (session.used()) {
-    make_room_for_session(loaded.files.config, options);
     kept.emplace(open_session(session.directory.of(session.name), Session::Access::write, loaded,
                               options, session.inexact));
   }

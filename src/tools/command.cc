@@ -68,6 +68,15 @@ void ModelOptions::add_to(CLI::App& command) {
   command.add_option("--chunk", chunk, "prompt tokens in one step")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
+  const auto size = [&](const char* name, int64_t& bytes, const char* what) {
+    command.add_option(name, bytes, what)->transform(CLI::AsSizeValue(false))->type_name("SIZE");
+  };
+  size("--kv-memory", kv_memory,
+       "keys and values in memory at most, e.g. 2G; the rest lies in a file [default: all]");
+  size("--cache-ram", cache_ram, "memory for snapshots of states");
+  size("--cache-disk", cache_disk, "files for the keys, values and snapshots that memory lacks");
+  command.add_option("--cache-dir", cache_dir,
+                     "where these files go [default: the system's temporary directory]");
 }
 
 RunOptions ModelOptions::run_options() const {
@@ -76,6 +85,10 @@ RunOptions ModelOptions::run_options() const {
       choose<const char*>("--backend", backend, {{"cpu", "cpu"}, {"reference", "reference"}});
   run.threads = threads;
   run.chunk = chunk;
+  run.kv_memory = kv_memory;
+  run.cache_ram = cache_ram;
+  run.cache_disk = cache_disk;
+  run.cache_dir = cache_dir;
   run.compute = choose<ComputeMode>("--compute", compute,
                                     {{"auto", ComputeMode::automatic},
                                      {"f32", ComputeMode::f32},

@@ -85,7 +85,7 @@ void IngestCommand::run() const {
   for (const std::string& file : files) read_text(file);  // told before minutes of loading
   LoadedModel loaded = load_model(model, OpenText::yes);
   RunOptions options = model.run_options();
-  make_room_for_session(loaded.files.config, options);
+  make_room_for_snapshots(loaded.files.config, options);
   Session session = open_session(dir, Session::Access::write, loaded, options, inexact);
   const auto before = std::ssize(session.tokens());
   const std::vector<int> tokens = text(loaded.files, session.tokens());

@@ -146,7 +146,7 @@ void RunCommand::run() const {
   std::optional<Session> kept;
   std::vector<int> tokens;
   if (session.used()) {
-    make_room_for_session(loaded.files.config, options);
+    make_room_for_snapshots(loaded.files.config, options);
     const auto access = save ? Session::Access::write : Session::Access::read;
     kept.emplace(open_session(dir, access, loaded, options, session.inexact));
     tokens.assign(kept->tokens().begin(), kept->tokens().end());
