@@ -78,7 +78,7 @@ class Invariance(unittest.TestCase):
                 self.assertTrue((harness.logits(model, ids, "--chunk", 64, "--kv-memory", memory, "--cache-disk", "1M",
                                                 "--cache-dir", scratch) == whole).all())
             for flags, told in ((["--kv-memory", 1, "--cache-disk", "1M"], "--kv-memory"),
-                                (["--kv-memory", kv // 3], "--cache-disk"),
+                                (["--kv-memory", kv // 3, "--cache-disk", "1k"], "--cache-disk"),
                                 (["--kv-memory", kv // 3, "--cache-disk", "1M", "--sparse", "dense"], "every token"),
                                 (["--kv-memory", kv // 3, "--cache-disk", "1M", "--cache-dir", "/nowhere"], "/nowhere")):
                 with self.assertRaisesRegex(AssertionError, told):

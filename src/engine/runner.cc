@@ -47,8 +47,8 @@ int64_t pages_at_once(const Model& model, const RunOptions& options) {
 /// Moves what exceeds --kv-memory to the disk. Throws Error when either is too small.
 void divide(const Model& model, const RunOptions& options, RunMemory& memory) {
   const ModelConfig& config = model.config();
-  memory.disk = options.cache_disk;
   const int64_t all = memory.cache.kv;
+  memory.disk = std::max<int64_t>(options.cache_disk, 0);
   if (options.kv_memory < 0 || options.kv_memory >= all) return;
   const int64_t pages = (options.context + config.page() - 1) / config.page();
   const int64_t least = pages_at_once(model, options) * (all / pages);
@@ -58,11 +58,12 @@ void divide(const Model& model, const RunOptions& options, RunMemory& memory) {
         "in memory for a context of {} tokens",
         mib(options.kv_memory), least == all ? "its attention reads every token, so " : "",
         mib(least), options.context);
-  if (options.cache_disk < all)
+  if (options.cache_disk >= 0 && options.cache_disk < all)
     fail(
         "a context of {} tokens has {:.1f} MiB of keys and values, --kv-memory is {:.1f} MiB and "
         "--cache-disk is {:.1f} MiB: raise --kv-memory, or --cache-disk to at least {:.1f} MiB",
         options.context, mib(all), mib(options.kv_memory), mib(options.cache_disk), mib(all));
+  memory.disk = std::max(memory.disk, all);
   memory.cache.kv = options.kv_memory;
 }
 
@@ -82,7 +83,7 @@ RunMemory memory_needed(const Model& model, const RunOptions& options) {
     fail(
         "a context of {} tokens needs {:.1f} MiB (keys and values {:.1f}, index {:.1f}, state "
         "{:.1f}, snapshots {:.1f}, workspace {:.1f}); {:.1f} MiB of memory are available: use a "
-        "shorter context, --kv int8, or --kv-memory with --cache-disk",
+        "shorter context, --kv int8, or --kv-memory",
         options.context, mib(memory.total()), mib(memory.cache.kv), mib(memory.cache.index),
         mib(memory.cache.state), mib(memory.snapshots), mib(memory.workspace), mib(available));
   return memory;

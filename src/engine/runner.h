@@ -23,11 +23,13 @@ struct RunOptions {
   SparsePolicy sparse = SparsePolicy::always;
   int chunk = 512;      ///< tokens of a prompt in one step
   int64_t context = 0;  ///< tokens of all sequences together
-  /// Bytes of keys and values in memory; what does not fit lies in a file of `cache_disk` bytes at
-  /// most, and blocks are brought back when a query chooses them. -1: all in memory.
+  /// Bytes of keys and values in memory; what does not fit lies in a file, and blocks are brought
+  /// back when a query chooses them. -1: all in memory.
   int64_t kv_memory = -1;
-  int64_t cache_ram = 0;   ///< bytes of memory for snapshots of states
-  int64_t cache_disk = 0;  ///< bytes of files for keys, values and snapshots that memory lacks
+  int64_t cache_ram = 0;  ///< bytes of memory for snapshots of states
+  /// Bytes of files for keys, values and snapshots that memory lacks. -1: what the keys and values
+  /// need.
+  int64_t cache_disk = -1;
   std::filesystem::path cache_dir{};  ///< where the files go; empty: the system's temporary one
   int sequences = 1;
   int64_t logits = 1;  ///< rows of logits in one step, at most
@@ -63,6 +65,7 @@ class Runner {
     return cache_.open(prompt.first(prompt.empty() ? 0 : prompt.size() - 1));
   }
   Cache& cache() { return cache_; }
+  const Cache& cache() const { return cache_; }
 
   /// One sequence's part of a step.
   struct Row {

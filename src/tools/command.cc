@@ -74,7 +74,9 @@ void ModelOptions::add_to(CLI::App& command) {
   size("--kv-memory", kv_memory,
        "keys and values in memory at most, e.g. 2G; the rest lies in a file [default: all]");
   size("--cache-ram", cache_ram, "memory for snapshots of states");
-  size("--cache-disk", cache_disk, "files for the keys, values and snapshots that memory lacks");
+  size("--cache-disk", cache_disk,
+       "files for the keys, values and snapshots that memory lacks [default: as keys and "
+       "values need]");
   command.add_option("--cache-dir", cache_dir,
                      "where these files go [default: the system's temporary directory]");
 }

@@ -21,7 +21,7 @@ struct ModelOptions {
   std::string backend = "cpu", compute, kv, sparse = "always";
   int threads = 0;
   int chunk = 512;
-  int64_t kv_memory = -1, cache_ram = 0, cache_disk = 0;  ///< bytes, as in RunOptions
+  int64_t kv_memory = -1, cache_ram = 0, cache_disk = -1;  ///< bytes, as in RunOptions
   std::string cache_dir{};
 
   /// `compute` and `kv` hold the defaults of the command.

@@ -87,6 +87,7 @@ Json logprobs_json(const std::vector<Logprobs>& all, const Tokenizer& tokenizer)
 /// What `--json` tells of every run.
 Json facts_json(const LoadedModel& loaded, const Runner& runner, const Generation& reply) {
   const RunMemory memory = runner.memory();
+  const KvTraffic& traffic = runner.cache().traffic();
   return {{"text", reply.text},
           {"tokens", reply.tokens},
           {"finish_reason", name_of(reply.finish)},
@@ -100,7 +101,13 @@ Json facts_json(const LoadedModel& loaded, const Runner& runner, const Generatio
             {"kv", memory.cache.kv},
             {"index", memory.cache.index},
             {"state", memory.cache.state},
-            {"workspace", memory.workspace + loaded.device->scratch_bytes()}}}};
+            {"workspace", memory.workspace + loaded.device->scratch_bytes()}}},
+          {"kv_traffic",
+           {{"blocks_used", traffic.blocks_used},
+            {"blocks_read", traffic.blocks_read},
+            {"bytes_read", traffic.bytes_read},
+            {"blocks_written", traffic.blocks_written},
+            {"bytes_written", traffic.bytes_written}}}};
 }
 
 std::string session_line(const std::string& name, const Session& session, int64_t before,
