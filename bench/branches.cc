@@ -5,6 +5,7 @@
 //
 // Prints a JSON object: bytes that each branch took beside what was read from the session, against
 // the closed form (its states, and the pages that it wrote).
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -46,13 +47,15 @@ void run(const std::string& path, const std::string& dir, int branches, int64_t 
   const auto start = Clock::now();
   sala::Hold trunk = session.restore(runner, before);
   const double restored = std::chrono::duration<double>(Clock::now() - start).count();
+  std::vector<int> text(static_cast<size_t>(before + added));
+  std::ranges::copy(session.tokens(), text.begin());
   const auto go_on = [&](sala::Hold& hold, int first) {
-    std::vector<int> text(session.tokens().begin(), session.tokens().end());
-    for (int64_t i = 0; i < added; ++i)
-      text.push_back(static_cast<int>((first + 7 * i) % files.config.vocab));
     // Token by token, as answers are written.
-    for (int64_t end = before + 1; end <= std::ssize(text); ++end)
-      runner.read(hold, std::span(text).first(static_cast<size_t>(end)), {.wanted = 1});
+    for (int64_t i = 0; i < added; ++i) {
+      const auto at = static_cast<size_t>(before + i);
+      text[at] = static_cast<int>((first + 7 * i) % files.config.vocab);
+      runner.read(hold, std::span(text).first(at + 1), {.wanted = 1});
+    }
   };
   std::vector<sala::Hold> holds;
   const auto memory = [&] { return anonymous_memory() - runner.cache().traffic().bytes_read; };

@@ -90,7 +90,7 @@ def main():
     if not (model / "config.json").exists():
         make_model(model)
     if not book.exists():
-        write_text(book, 1, a.tokens)
+        write_text(book, 1, a.tokens * 1.04)  # some of these words are tokens of two letters
     result = {}
 
     def tell(name, value):

@@ -11,7 +11,7 @@
 namespace sala {
 namespace {
 
-constexpr int64_t kFormat = 1;
+constexpr int64_t kFormat = 2;  // 1 stored bf16 keys token by token
 constexpr size_t kMostBytes = size_t{64} << 20;
 constexpr int64_t kMostTokens = int64_t{1} << 40;
 constexpr int64_t kMostLayerBytes = int64_t{1} << 40;

@@ -63,7 +63,7 @@ void refuse(const std::function<void(Json&)>& change,
 }
 
 TEST(Manifest, RefusesAnotherFormat) {
-  refuse([](Json& m) { m["format"] = 2; }, {"format 2; this program reads format 1"});
+  refuse([](Json& m) { m["format"] = 1; }, {"format 1; this program reads format 2"});
   refuse([](Json& m) { m = Json::array(); }, {"expected an object"});
   refuse([](Json& m) { m["format"] = "1"; }, {"\"format\" is \"1\""});
 }

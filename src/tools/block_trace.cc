@@ -182,13 +182,11 @@ int64_t BlockTrace::blocks() const {
   return looks.empty() ? 0 : visible(looks.back().position, block_size);
 }
 
-BlockTrace read_trace(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) fail("{}: cannot be read", path.string());
+BlockTrace read_trace(std::istream& file, const std::string& name) {
   BlockTrace trace;
   std::string text;
   for (int64_t number = 1; std::getline(file, text); ++number) {
-    const Line line(text, fmt::format("{}:{}", path.string(), number));
+    const Line line(text, fmt::format("{}:{}", name, number));
     if (number == 1) {
       read_head(line, trace);
     } else if (line.has("tokens")) {
@@ -202,7 +200,7 @@ BlockTrace read_trace(const std::filesystem::path& path) {
     }
   }
   if (trace.looks.empty())
-    fail("{}: holds no answer; `sala run --trace-blocks FILE` writes traces", path.string());
+    fail("{}: holds no answer; `sala run --trace-blocks FILE` writes traces", name);
   return trace;
 }
 

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <istream>
 #include <memory>
 #include <span>
 #include <string>
@@ -70,8 +71,9 @@ struct BlockTrace {
   int64_t blocks() const;
 };
 
-/// Throws Error naming file and line.
-BlockTrace read_trace(const std::filesystem::path& path);
+/// Reads what a TraceWriter wrote; `name` stands for the file in messages. Throws Error naming the
+/// line.
+BlockTrace read_trace(std::istream& file, const std::string& name);
 
 /// The heat map: a column for a stretch of the text, a row for some tokens of the answer, the
 /// colour by the share of layers and heads that read a block there.

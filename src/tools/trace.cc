@@ -1,5 +1,6 @@
 // sala trace: what `sala run --trace-blocks` recorded, as a table and as a picture.
 #include <algorithm>
+#include <fstream>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -81,7 +82,9 @@ void print_table(const Json& out) {
 }
 
 void TraceCommand::run() const {
-  const BlockTrace trace = read_trace(file);
+  std::ifstream in(file, std::ios::binary);
+  if (!in) fail("{}: cannot be read", file);
+  const BlockTrace trace = read_trace(in, file);
   const Json out = {{"file", file},
                     {"block_size", trace.block_size},
                     {"kv_heads", trace.kv_heads},
