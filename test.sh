@@ -99,7 +99,7 @@ if [[ $all == yes ]]; then
     tests asan -L 'unit|cli' -E "$large"
   fi
   # Threads share work in the pool, in the kernels and in the steps above them.
-  threaded=(parallel_test matmul_test attention_test select_test lightning_test norm_rope_test invariance_test)
+  threaded=(parallel_test matmul_test attention_test select_test lightning_test norm_rope_test invariance_test engine_test)
   if step tsan-build scripts/build.sh tsan "${threaded[@]}" -- -DSALA_TESTS=ON; then
     tests tsan -L unit -R '^(base|engine)[.]|^cpu[.].*(threads|Alone)' -E "$large"
   fi

@@ -259,9 +259,14 @@ void Cache::read_ahead(const Hold& hold) {
 }
 
 bool Cache::make_room(int64_t pages) {
+  const auto forget = [&](auto may_drop) {
+    return index_.forget_one(may_drop, [&](int32_t page) { drop(page); });
+  };
+  // The end of a text that a sequence still holds frees nothing itself, but what is remembered in
+  // front of it may be pages that nobody holds.
   while (free_pages() < pages)
-    if (!index_.forget_one([&](int32_t page) { return owners_[index_of(page)] == 1; },
-                           [&](int32_t page) { drop(page); }))
+    if (!forget([&](int32_t page) { return owners_[index_of(page)] == 1; }) &&
+        !forget([](int32_t) { return true; }))
       return false;
   return true;
 }

@@ -4,7 +4,6 @@
 #include <chrono>
 
 #include "base/error.h"
-#include "engine/stop.h"
 
 namespace sala {
 namespace {
@@ -24,9 +23,12 @@ class Reply {
         hold_(hold),
         prompt_(prompt),
         options_(options),
-        sampler_(options.sampling, runner.model().config().vocab),
-        detokenizer_(tokenizer),
-        stops_(options.stop_strings),
+        writer_(tokenizer, prompt, runner.model().config().vocab,
+                {.limit = options.limit,
+                 .sampling = options.sampling,
+                 .stop = {options.stop.begin(), options.stop.end()},
+                 .stop_strings = options.stop_strings,
+                 .logprobs = options.logprobs}),
         logits_(static_cast<size_t>(runner.model().config().vocab)) {}
 
   Generation run() {
@@ -38,27 +40,17 @@ class Reply {
       write();
       result_.reply_seconds = seconds_since(start);
     }
-    if (!stops_.found()) {
-      emit(stops_.push(detokenizer_.flush()));
-      if (stops_.found())
-        result_.finish = Finish::stop;
-      else
-        emit(stops_.flush());
-    }
+    emit(writer_.flush());
+    result_.finish = writer_.finish().value_or(Finish::cancelled);
     return std::move(result_);
   }
 
  private:
   void keep(In logits) { std::copy_n(logits.row<float>(0), logits_.size(), logits_.begin()); }
 
-  bool cancelled() {
-    if (!options_.cancelled || !options_.cancelled()) return false;
-    result_.finish = Finish::cancelled;
-    return true;
-  }
+  bool cancelled() { return options_.cancelled && options_.cancelled(); }
 
   bool read_prompt() {
-    sampler_.see_prompt(prompt_);
     if (cancelled()) return false;
     std::vector<int64_t> marks(options_.marks.begin(), options_.marks.end());
     marks.push_back(static_cast<int64_t>(prompt_.size()));
@@ -81,29 +73,17 @@ class Reply {
                     .logits = 1,
                     .prompt = static_cast<int64_t>(prompt_.size())};
     keep(runner_.step({&row, 1}));
+    ++result_.reply_steps;
   }
 
   void write() {
-    for (int64_t written = 0; written < options_.limit; ++written) {
+    while (!writer_.finish()) {
       if (cancelled()) return;
-      if (written > 0) {
-        feed_last();
-        ++result_.reply_steps;
-      }
-      const int token = sampler_.sample(logits_);
-      if (std::ranges::find(options_.stop, token) != options_.stop.end()) {
-        result_.finish = Finish::stop;
-        return;
-      }
-      if (options_.logprobs >= 0)
-        result_.logprobs.push_back(sampler_.logprobs(logits_, token, options_.logprobs));
-      sampler_.accept(token);
-      result_.tokens.push_back(token);
-      emit(stops_.push(detokenizer_.push(token)));
-      if (stops_.found()) {
-        result_.finish = Finish::stop;
-        return;
-      }
+      if (!result_.tokens.empty()) feed_last();
+      Writer::Piece piece = writer_.next(logits_);
+      if (piece.token) result_.tokens.push_back(*piece.token);
+      if (piece.logprobs) result_.logprobs.push_back(std::move(*piece.logprobs));
+      emit(piece.text);
     }
   }
 
@@ -117,26 +97,12 @@ class Reply {
   Hold& hold_;
   std::span<const int> prompt_;
   const GenerateOptions& options_;
-  Sampler sampler_;
-  Detokenizer detokenizer_;
-  StopStrings stops_;
+  Writer writer_;
   std::vector<float> logits_;
   Generation result_;
 };
 
 }  // namespace
-
-std::string_view name_of(Finish finish) {
-  switch (finish) {
-    case Finish::stop:
-      return "stop";
-    case Finish::length:
-      return "length";
-    case Finish::cancelled:
-      return "cancelled";
-  }
-  panic("unknown finish", __FILE__, __LINE__);
-}
 
 Generation generate(Runner& runner, Hold& hold, const Tokenizer& tokenizer,
                     std::span<const int> prompt, const GenerateOptions& options) {

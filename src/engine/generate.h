@@ -8,15 +8,9 @@
 
 #include "engine/open.h"
 #include "engine/runner.h"
-#include "engine/sampler.h"
+#include "engine/writer.h"
 
 namespace sala {
-
-/// Why a reply ended: at a stop token or stop string, at the limit of tokens, or because the caller
-/// did not want more.
-enum class Finish : uint8_t { stop, length, cancelled };
-
-std::string_view name_of(Finish finish);
 
 /// A finished reply.
 struct Generation {

@@ -103,9 +103,6 @@ CacheSize cache_size(const Model& model, const RunOptions& options, const RunMem
           .directory = options.cache_dir};
 }
 
-/// Tokens between two snapshots of a long text; what the budget has no room for is thinned out.
-constexpr int64_t kSnapshotEvery = 4096;
-
 }  // namespace
 
 std::unique_ptr<Device> open_device(const RunOptions& options) {

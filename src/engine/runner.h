@@ -35,6 +35,9 @@ struct RunOptions {
   int64_t logits = 1;  ///< rows of logits in one step, at most
 };
 
+/// Tokens between two snapshots of a long text; what the budget has no room for is thinned out.
+inline constexpr int64_t kSnapshotEvery = 4096;
+
 /// Opens the device that `options` name. Throws Error for an unknown backend.
 std::unique_ptr<Device> open_device(const RunOptions& options);
 

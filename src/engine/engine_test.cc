@@ -1,0 +1,283 @@
+// A request gets the same tokens alone, in a crowd, after cache hits and after preemption.
+#include "engine/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <random>
+
+#include "base/error.h"
+#include "engine/testing.h"
+
+namespace sala {
+namespace {
+
+using testing::RandomWeights;
+using Text = std::vector<int>;
+
+/// A reply as a caller collects it.
+class Listener {
+ public:
+  std::function<void(const ReplyEvent&)> sink() {
+    return [this](const ReplyEvent& event) {
+      const std::lock_guard lock(mutex_);
+      EXPECT_FALSE(over_) << "an event after the last";
+      tokens.insert(tokens.end(), event.tokens.begin(), event.tokens.end());
+      for (const Logprobs& one : event.logprobs) logprobs.push_back(one.chosen.logprob);
+      for (const Logprobs& one : event.prompt_logprobs) prompt_logprobs.push_back(one.chosen);
+      text += event.text;
+      last = event;
+      ++events;
+      over_ = event.finish.has_value() || !event.error.empty();
+      changed_.notify_all();
+    };
+  }
+  void wait() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return over_; });
+  }
+  void wait_for_event() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return events > 0; });
+  }
+
+  Text tokens;
+  std::vector<double> logprobs;
+  std::vector<TokenLogprob> prompt_logprobs;
+  std::string text;
+  ReplyEvent last;
+  int events = 0;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool over_ = false;
+};
+
+struct Case {
+  const char* name;
+  StoredType weights;
+  ComputeMode compute;
+  KvType kv;
+};
+
+class EngineTest : public ::testing::TestWithParam<Case> {
+ protected:
+  static constexpr int kSequences = 8;
+
+  EngineTest() : config_(testing::tiny_sala()) {
+    RandomWeights weights(config_, GetParam().weights, 5);
+    WeightSource source = weights.source();
+    model_ = std::make_unique<Model>(config_, source);
+    device_ = open_device(options(1000));
+    GgufVocab vocab;
+    vocab.model = "llama";
+    for (int i = 0; i < config_.vocab; ++i)
+      vocab.tokens.push_back(std::string(1, static_cast<char>('0' + i)));
+    vocab.scores.assign(vocab.tokens.size(), 0.0f);
+    tokenizer_ = Tokenizer::from_gguf(vocab, "letters");
+  }
+
+  static RunOptions options(int64_t context) {
+    RunOptions o;
+    o.threads = 1;
+    o.compute = GetParam().compute;
+    o.kv = GetParam().kv;
+    o.chunk = 40;
+    o.context = context;
+    o.sequences = kSequences;
+    o.logits = kSequences + 16;
+    o.cache_ram = 1'000'000;
+    return o;
+  }
+  static Scheduler::Limits limits() {
+    return {.sequences = kSequences, .step_tokens = 40, .step_logits = 16};
+  }
+
+  Request request(int number) const {
+    std::mt19937 random(static_cast<uint32_t>(number));
+    Request r;
+    // Some begin alike.
+    const int alike = number % 3;
+    for (int i = 0; i < 30 * alike; ++i) r.prompt.push_back(3 + (i * 7 + alike) % 50);
+    for (uint32_t i = 0; i < 1 + random() % 40; ++i)
+      r.prompt.push_back(3 + static_cast<int>(random() % 50));
+    r.reply.limit = 1 + static_cast<int64_t>(random() % 100);
+    r.reply.sampling.temperature = 1.0;
+    r.reply.sampling.seed = static_cast<uint64_t>(number);
+    if (number % 3 == 0) r.reply.stop = {static_cast<int>(random() % 60)};
+    r.reply.logprobs = 0;
+    r.caller = std::string(1, static_cast<char>('a' + number % 4));
+    return r;
+  }
+
+  struct Answer {
+    Text tokens;
+    std::vector<double> logprobs;
+    bool operator==(const Answer&) const = default;
+  };
+  /// What a request gets alone, with an engine of its own.
+  Answer alone(const Request& request) const {
+    Runner runner(*model_, *device_, options(1000));
+    Engine engine(runner, *tokenizer_, limits(), 100);
+    return run(engine, request);
+  }
+  static Answer run(Engine& engine, Request request) {
+    Listener listener;
+    request.on_event = listener.sink();
+    std::vector<Request> one;
+    one.push_back(std::move(request));
+    EXPECT_EQ(engine.submit(std::move(one))[0].refusal, Engine::Refusal::none);
+    listener.wait();
+    EXPECT_EQ(listener.last.error, "");
+    return {listener.tokens, listener.logprobs};
+  }
+
+  ModelConfig config_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+};
+
+TEST_P(EngineTest, ACrowdGetsWhatEachGetsAlone) {
+  constexpr int kCrowd = 64;
+  std::vector<Answer> want;
+  for (int i = 0; i < kCrowd; ++i) want.push_back(alone(request(i)));
+  // So few pages that replies are given up; then again, when much is remembered.
+  Runner runner(*model_, *device_, options(300));
+  Engine engine(runner, *tokenizer_, limits(), 2 * kCrowd);
+  for (int round = 0; round < 2; ++round) {
+    std::vector<Listener> listeners(kCrowd);
+    for (int i = 0; i < kCrowd; ++i) {
+      std::vector<Request> one;
+      one.push_back(request(i));
+      one[0].on_event = listeners[static_cast<size_t>(i)].sink();
+      ASSERT_EQ(engine.submit(std::move(one))[0].refusal, Engine::Refusal::none);
+    }
+    for (int i = 0; i < kCrowd; ++i) {
+      Listener& got = listeners[static_cast<size_t>(i)];
+      got.wait();
+      EXPECT_EQ(got.last.error, "");
+      EXPECT_EQ(got.tokens, want[static_cast<size_t>(i)].tokens) << "request " << i;
+      EXPECT_EQ(got.logprobs, want[static_cast<size_t>(i)].logprobs) << "request " << i;
+    }
+  }
+  engine.call([](Runner&) {});  // the last step has been counted
+  const Engine::Counters counters = engine.counters();
+  EXPECT_GT(counters.preemptions, 0);
+  EXPECT_GT(counters.cached_tokens, 0);
+  EXPECT_EQ(counters.requests, 2 * kCrowd);
+}
+
+TEST_P(EngineTest, LogprobsOfAPromptAreThoseOfItsReply) {
+  Runner runner(*model_, *device_, options(1000));
+  Engine engine(runner, *tokenizer_, limits(), 100);
+  Request first = request(4);
+  first.reply.stop.clear();
+  Answer reply = run(engine, first);
+  // The same text as a prompt.
+  Request echo = request(4);
+  echo.prompt.insert(echo.prompt.end(), reply.tokens.begin(), reply.tokens.end());
+  echo.reply.limit = 0;
+  echo.reply.logprobs = 2;
+  echo.prompt_logprobs = true;
+  Listener listener;
+  echo.on_event = listener.sink();
+  const auto size = echo.prompt.size();
+  std::vector<Request> one;
+  one.push_back(std::move(echo));
+  engine.submit(std::move(one));
+  listener.wait();
+  ASSERT_EQ(listener.prompt_logprobs.size(), size - 1);
+  for (size_t i = 0; i < reply.tokens.size(); ++i) {
+    const TokenLogprob got = listener.prompt_logprobs[size - 1 - reply.tokens.size() + i];
+    EXPECT_EQ(got.token, reply.tokens[i]);
+    EXPECT_EQ(got.logprob, reply.logprobs[i]);
+  }
+}
+
+TEST_P(EngineTest, SiblingsShareThePrompt) {
+  Runner runner(*model_, *device_, options(1000));
+  Engine engine(runner, *tokenizer_, limits(), 100);
+  std::vector<Listener> listeners(3);
+  std::vector<Request> requests;
+  for (int i = 0; i < 3; ++i) {
+    requests.push_back(request(5));
+    requests.back().reply.sampling.seed = static_cast<uint64_t>(i);
+    requests.back().after = i > 0 ? 1 : 0;
+    requests.back().on_event = listeners[static_cast<size_t>(i)].sink();
+  }
+  engine.submit(std::move(requests));
+  for (Listener& listener : listeners) listener.wait();  // the device is for one engine at a time
+  for (int i = 0; i < 3; ++i) {
+    Request same = request(5);
+    same.reply.sampling.seed = static_cast<uint64_t>(i);
+    EXPECT_EQ(listeners[static_cast<size_t>(i)].tokens, alone(same).tokens);
+    EXPECT_EQ(listeners[static_cast<size_t>(i)].last.usage.cached,
+              i > 0 ? std::ssize(same.prompt) - 1 : 0);
+  }
+}
+
+TEST_P(EngineTest, CancelsRefusesAndDrains) {
+  Runner runner(*model_, *device_, options(1000));
+  Engine engine(runner, *tokenizer_, limits(), 12);
+  std::vector<Listener> listeners(20);
+  std::vector<uint64_t> ids;
+  int refused = 0;
+  // The engine waits here, so that nothing ends too early.
+  std::thread holder([&] {
+    engine.call([](Runner&) { std::this_thread::sleep_for(std::chrono::milliseconds(200)); });
+  });
+  for (int i = 0; i < 20; ++i) {
+    std::vector<Request> one;
+    one.push_back(request(i));
+    one[0].reply.stop.clear();
+    one[0].reply.limit = 200;
+    one[0].on_event = listeners[static_cast<size_t>(i)].sink();
+    const auto submitted = engine.submit(std::move(one));
+    ids.push_back(submitted[0].id);
+    refused += submitted[0].refusal == Engine::Refusal::full ? 1 : 0;
+  }
+  EXPECT_EQ(refused, 8);
+  holder.join();
+  engine.cancel(ids[0]);
+  listeners[0].wait();
+  EXPECT_EQ(listeners[0].last.finish, Finish::cancelled);
+  EXPECT_TRUE(engine.drain(std::chrono::minutes(1)));
+  for (int i = 1; i < 12; ++i) {
+    listeners[static_cast<size_t>(i)].wait();
+    EXPECT_EQ(listeners[static_cast<size_t>(i)].tokens.size(), 200U);
+  }
+  std::vector<Request> late;
+  late.push_back(request(1));
+  EXPECT_EQ(engine.submit(std::move(late))[0].refusal, Engine::Refusal::draining);
+}
+
+TEST_P(EngineTest, EndsWithRequestsInFlight) {
+  Listener listener;
+  {
+    Runner runner(*model_, *device_, options(1000));
+    Engine engine(runner, *tokenizer_, limits(), 100);
+    std::vector<Request> one;
+    one.push_back(request(1));
+    one[0].reply.stop.clear();
+    one[0].reply.limit = 800;
+    one[0].on_event = listener.sink();
+    engine.submit(std::move(one));
+    listener.wait_for_event();
+    EXPECT_THROW(engine.call([](Runner&) { fail("told"); }), Error);
+  }
+  listener.wait();
+  EXPECT_EQ(listener.last.finish, Finish::cancelled);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Modes, EngineTest,
+    ::testing::Values(Case{"f32_f32", StoredType::f32, ComputeMode::f32, KvType::f32},
+                      Case{"bf16_bf16", StoredType::bf16, ComputeMode::automatic, KvType::bf16},
+                      Case{"int8_int8", StoredType::q8_0, ComputeMode::int8, KvType::int8}),
+    [](const auto& one) { return std::string(one.param.name); });
+
+}  // namespace
+}  // namespace sala

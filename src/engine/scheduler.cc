@@ -1,0 +1,182 @@
+#include "engine/scheduler.h"
+
+#include <algorithm>
+#include <iterator>
+
+#include "base/error.h"
+#include "engine/runner.h"
+
+namespace sala {
+namespace {
+
+/// Tokens of a reply for which a job must find room before it begins. Short of it, two long
+/// replies would take each other's pages in turn.
+constexpr int64_t kReplyRoom = 256;
+
+}  // namespace
+
+Scheduler::Scheduler(Cache& cache, const Limits& limits)
+    : cache_(cache), limits_(limits), page_(cache.page()), total_pages_(cache.free_pages()) {
+  SALA_CHECK(limits.sequences <= cache.free_slots(), "{} sequences in {} slots", limits.sequences,
+             cache.free_slots());
+  SALA_CHECK(limits.step_tokens >= 2 * limits.sequences, "{} tokens a step for {} sequences",
+             limits.step_tokens, limits.sequences);
+}
+
+void Scheduler::add(Job job) {
+  SALA_CHECK(find(job.id) == nullptr && !job.hold, "job {}", job.id);
+  SALA_CHECK(job.prompt > 0 && job.prompt == std::ssize(job.text) && fits(job.prompt + job.limit),
+             "job {} of {} tokens", job.id, job.prompt);
+  waiting_.push_back(std::move(job));
+}
+
+Job* Scheduler::find(uint64_t id) {
+  for (std::list<Job>* jobs : {&running_, &waiting_})
+    for (Job& job : *jobs)
+      if (job.id == id) return &job;
+  return nullptr;
+}
+
+void Scheduler::remove(uint64_t id, bool remembers) {
+  Job* job = find(id);
+  SALA_CHECK(job != nullptr, "no job {}", id);
+  if (job->hold && remembers) remember(*job);
+  const auto is_it = [&](const Job& one) { return one.id == id; };
+  running_.remove_if(is_it);
+  waiting_.remove_if(is_it);
+}
+
+void Scheduler::remember(Job& job) {
+  if (job.hold->kept() == 0) return;
+  cache_.snapshot(*job.hold);
+  cache_.remember(*job.hold, std::span(job.text).first(static_cast<size_t>(job.hold->kept())));
+}
+
+int64_t Scheduler::room_wanted(const Job& job) const {
+  const auto reply = job.limit - (std::ssize(job.text) - job.prompt);
+  return pages(std::ssize(job.text) + std::min(reply, kReplyRoom));
+}
+
+int64_t Scheduler::pages_held() const {
+  int64_t held = 0;  // shared pages count twice: then a job waits that could have begun
+  for (const Job& job : running_) held += std::ssize(job.hold->pages());
+  return held;
+}
+
+/// The job that begins next: one that was given up, else the first of the caller who has fewest
+/// running.
+std::list<Job>::iterator Scheduler::next_waiting() {
+  std::map<std::string, int64_t> running;
+  for (const Job& job : running_) ++running[job.caller];
+  auto best = waiting_.end();
+  for (auto job = waiting_.begin(); job != waiting_.end(); ++job) {
+    const Job* first = job->after != 0 ? find(job->after) : nullptr;
+    if (first != nullptr && first->reads_prompt()) continue;
+    if (job->preemptions > 0) return job;
+    if (best == waiting_.end() || running[job->caller] < running[best->caller]) best = job;
+  }
+  return best;
+}
+
+bool Scheduler::begin(std::list<Job>::iterator job) {
+  // Growing forgets remembered texts, so it is not tried without a chance.
+  if (!running_.empty() && pages_held() + room_wanted(*job) > total_pages_) return false;
+  const auto known = std::span(job->text).first(job->text.size() - 1);
+  job->hold.emplace(job->reuse && !job->every_logit ? cache_.open(known) : cache_.open());
+  const int64_t again = job->hold->kept() - job->hold->length();
+  if (job->preemptions == 0) job->cached = job->hold->kept();
+  if (!job->hold->grow(job->left())) {
+    job->hold.reset();
+    job->cached = job->preemptions == 0 ? 0 : job->cached;
+    return false;
+  }
+  job->read_again += again;
+  running_.splice(running_.end(), waiting_, job);
+  return true;
+}
+
+void Scheduler::admit() {
+  while (running() < limits_.sequences) {
+    const auto job = next_waiting();
+    if (job == waiting_.end() || !begin(job)) return;
+  }
+}
+
+void Scheduler::give_up(std::list<Job>::iterator job) {
+  remember(*job);
+  job->hold.reset();
+  ++job->preemptions;
+  ++preemptions_;
+  waiting_.splice(waiting_.begin(), running_, job);
+}
+
+/// Makes room for the job's next tokens, at the cost of those that began after it. False when the
+/// job has been given up itself.
+bool Scheduler::grow(std::list<Job>::iterator job, int64_t tokens) {
+  while (!job->hold->grow(tokens)) {
+    const auto last = std::prev(running_.end());
+    SALA_CHECK(last != job || running() > 1, "job {} does not fit alone", job->id);
+    give_up(last);
+    if (last == job) return false;
+  }
+  return true;
+}
+
+std::vector<Scheduler::Part> Scheduler::plan() {
+  admit();
+  // Replies first; in the order in which they began, so that it is later ones that are given up.
+  std::vector<Part> parts;
+  for (auto job = running_.begin(); job != running_.end();) {
+    const auto next = std::next(job);
+    if (job->left() == 1 && grow(job, 1)) parts.push_back({&*job, 1, 1});
+    // grow() may have taken away what came next.
+    job = next != running_.end() && next->hold ? next : running_.end();
+  }
+  std::vector<Job*> prompts;
+  for (Job& job : running_)
+    if (job.left() > 1) prompts.push_back(&job);
+  int64_t tokens = limits_.step_tokens - std::ssize(parts), logits = limits_.step_logits;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    Job& job = *prompts[i];
+    const int64_t at = job.hold->length();
+    int64_t count = std::min(job.left(), tokens / static_cast<int64_t>(prompts.size() - i));
+    for (const int64_t mark : job.marks)
+      if (mark > at) count = std::min(count, mark - at);
+    const bool tells = job.every_logit && at < job.prompt;
+    if (tells) count = std::min(count, logits);
+    if (count <= 0) continue;
+    const bool ends = count == job.left();
+    parts.push_back({&job, count, tells ? count : ends ? 1 : 0});
+    tokens -= count;
+    if (tells) logits -= count;
+  }
+  return parts;
+}
+
+void Scheduler::commit(std::span<const Part> parts) {
+  for (const Part& part : parts) {
+    Job& job = *part.job;
+    const int64_t now = job.hold->length(), before = now - part.tokens;
+    const bool marked = std::ranges::find(job.marks, now) != job.marks.end();
+    if (marked || now / kSnapshotEvery > before / kSnapshotEvery) cache_.snapshot(*job.hold);
+    // From now on its last page is shared: only a reply, which asks for room at every token, may
+    // be in that place.
+    if (before < job.prompt && now == std::ssize(job.text)) remember(job);
+  }
+}
+
+std::vector<uint64_t> Scheduler::ids() const {
+  std::vector<uint64_t> ids;
+  for (const std::list<Job>* jobs : {&running_, &waiting_})
+    for (const Job& job : *jobs) ids.push_back(job.id);
+  std::ranges::sort(ids);
+  return ids;
+}
+
+std::vector<const Hold*> Scheduler::holds() const {
+  std::vector<const Hold*> holds;
+  for (const Job& job : running_) holds.push_back(&*job.hold);
+  return holds;
+}
+
+}  // namespace sala

@@ -1,0 +1,176 @@
+// The scheduler against a model that only counts: thousands of random arrivals, ends and steps on a
+// cache that is too small for them.
+#include "engine/scheduler.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+
+#include "engine/testing.h"
+#include "model/mixer.h"
+
+namespace sala {
+namespace {
+
+constexpr int kPage = 16, kSequences = 6;
+
+Cache make_cache(int64_t tokens, bool hybrid) {
+  ModelConfig config = testing::tiny_sala();
+  if (!hybrid)
+    for (MixerKind& kind : config.mixers) kind = MixerKind::attention;
+  return {cache_specs(config, KvType::f32),
+          {.page = kPage, .tokens = tokens, .sequences = kSequences, .snapshots = 400'000}};
+}
+
+/// Steps a scheduler as an engine does, without a model: the token after a text is a number made of
+/// the text.
+class Driver {
+ public:
+  Driver(Cache& cache, Scheduler::Limits limits) : cache_(cache), scheduler(cache, limits) {}
+
+  void add(uint64_t id, std::vector<int> prompt, int64_t limit, std::string caller = {},
+           uint64_t after = 0) {
+    Job job{.id = id, .caller = std::move(caller), .text = std::move(prompt), .limit = limit};
+    job.prompt = std::ssize(job.text);
+    job.after = after;
+    scheduler.add(std::move(job));
+  }
+
+  /// One step; returns its parts' tokens by job.
+  std::map<uint64_t, int64_t> step() {
+    const auto parts = scheduler.plan();
+    std::map<uint64_t, int64_t> tokens;
+    int64_t sum = 0;
+    for (const auto& [job, count, logits] : parts) {
+      EXPECT_TRUE(tokens.emplace(job->id, count).second) << "two parts of job " << job->id;
+      EXPECT_GT(count, 0);
+      EXPECT_LE(count, job->left());
+      sum += count;
+      EXPECT_TRUE(job->hold->grow(count)) << "no room was made";
+      job->hold->advance(count);
+    }
+    EXPECT_LE(sum, scheduler.limits().step_tokens);
+    EXPECT_TRUE(!parts.empty() || scheduler.idle());
+    scheduler.commit(parts);
+    std::vector<uint64_t> ended;
+    for (const auto& [job, count, logits] : parts) {
+      if (job->left() > 0) continue;
+      EXPECT_EQ(logits, 1);
+      job->text.push_back(job->text.back() * 31 % 1009 + static_cast<int>(job->id % 7));
+      if (std::ssize(job->text) - job->prompt == job->limit) ended.push_back(job->id);
+    }
+    for (const uint64_t id : ended) {
+      finished[id] = scheduler.find(id)->text;
+      scheduler.remove(id, true);
+    }
+    cache_.check_integrity(scheduler.holds());
+    return tokens;
+  }
+
+  std::map<uint64_t, std::vector<int>> finished;
+
+ private:
+  Cache& cache_;
+
+ public:
+  Scheduler scheduler;
+};
+
+std::vector<int> text(int first, int64_t count) {
+  std::vector<int> tokens(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i)
+    tokens[static_cast<size_t>(i)] = first + static_cast<int>(i % 50);
+  return tokens;
+}
+
+TEST(Scheduler, ALongPromptDelaysNobody) {
+  Cache cache = make_cache(4000, true);
+  Driver d(cache, {.sequences = 4, .step_tokens = 64});
+  d.add(1, text(0, 10), 20);
+  d.step();
+  d.add(2, text(100, 1000), 5);
+  d.add(3, text(200, 30), 5);
+  const auto step = d.step();
+  EXPECT_EQ(step.at(1), 1);   // the reply goes on
+  EXPECT_EQ(step.at(3), 30);  // a short prompt does not wait for the long one
+  EXPECT_EQ(step.at(2), 63 / 2);
+  while (!d.scheduler.idle()) EXPECT_TRUE(d.step().contains(1) || d.finished.contains(1));
+}
+
+TEST(Scheduler, CallersShareEvenly) {
+  Cache cache = make_cache(4000, true);
+  Driver d(cache, {.sequences = 2, .step_tokens = 64});
+  for (uint64_t id = 1; id <= 6; ++id) d.add(id, text(static_cast<int>(id) * 60, 10), 4, "many");
+  d.add(7, text(900, 10), 4, "one");
+  EXPECT_TRUE(d.step().contains(7));
+}
+
+TEST(Scheduler, WhatIsRememberedIsNotReadAgain) {
+  Cache cache = make_cache(4000, true);
+  Driver d(cache, {.sequences = 2, .step_tokens = 64});
+  d.add(1, text(0, 200), 3);
+  while (!d.scheduler.idle()) d.step();
+  std::vector<int> longer = text(0, 200);
+  longer.push_back(7);
+  d.add(2, longer, 3);
+  d.step();
+  EXPECT_EQ(d.scheduler.find(2)->cached, 200);
+  EXPECT_LT(d.scheduler.find(2)->read_again, cache.cell());
+}
+
+TEST(Scheduler, ASiblingWaitsForThePromptAndHasIt) {
+  Cache cache = make_cache(4000, true);
+  Driver d(cache, {.sequences = 4, .step_tokens = 64});
+  d.add(1, text(0, 200), 8);
+  d.add(2, text(0, 200), 3, {}, 1);
+  EXPECT_FALSE(d.step().contains(2));
+  for (int i = 0; i < 4; ++i) d.step();
+  ASSERT_NE(d.scheduler.find(2), nullptr);
+  EXPECT_EQ(d.scheduler.find(2)->cached, 199);
+}
+
+TEST(Scheduler, RandomLoadsEndAsTheyWouldAlone) {
+  for (const bool hybrid : {true, false}) {
+    std::mt19937 random(3);
+    const auto below = [&](uint32_t n) { return static_cast<int>(random() % n); };
+    Cache cache = make_cache(600, hybrid);
+    Driver d(cache, {.sequences = kSequences, .step_tokens = 40});
+    std::map<uint64_t, std::pair<std::vector<int>, int64_t>> asked;
+    uint64_t id = 0;
+    for (int step = 0; step < 3000; ++step) {
+      if (below(6) == 0) {
+        std::vector<int> prompt = text(60 * below(4), 1 + below(250));
+        if (below(2) == 0) prompt.push_back(below(1000));
+        const int64_t limit = 1 + below(200);
+        if (d.scheduler.fits(std::ssize(prompt) + limit)) {
+          ++id;
+          asked[id] = {prompt, limit};
+          const auto sibling = below(10) == 0 && id > 1 ? id - 1 : 0;
+          d.add(id, prompt, limit, std::string(1, static_cast<char>('a' + below(3))), sibling);
+        }
+      }
+      if (const auto ids = d.scheduler.ids(); below(50) == 0 && !ids.empty()) {
+        const uint64_t gone = ids[static_cast<size_t>(below(static_cast<uint32_t>(ids.size())))];
+        d.scheduler.remove(gone, below(2) == 0);
+        asked.erase(gone);
+      }
+      d.step();
+      ASSERT_FALSE(HasFailure()) << "step " << step;
+    }
+    for (int step = 0; !d.scheduler.idle(); ++step) {
+      d.step();
+      ASSERT_LT(step, 100'000) << "nobody makes progress";
+    }
+    ASSERT_GT(d.scheduler.preemptions(), 10);
+    for (const auto& [one, question] : asked) {
+      std::vector<int> want = question.first;
+      for (int64_t i = 0; i < question.second; ++i)
+        want.push_back(want.back() * 31 % 1009 + static_cast<int>(one % 7));
+      ASSERT_EQ(d.finished[one], want) << "job " << one;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sala

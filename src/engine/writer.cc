@@ -1,0 +1,59 @@
+#include "engine/writer.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace sala {
+
+std::string_view name_of(Finish finish) {
+  switch (finish) {
+    case Finish::stop:
+      return "stop";
+    case Finish::length:
+      return "length";
+    case Finish::cancelled:
+      return "cancelled";
+  }
+  panic("unknown finish", __FILE__, __LINE__);
+}
+
+Writer::Writer(const Tokenizer& tokenizer, std::span<const int> prompt, int64_t vocab,
+               const ReplyOptions& options)
+    : options_(options),
+      sampler_(options.sampling, vocab),
+      detokenizer_(tokenizer),
+      stops_(options.stop_strings) {
+  sampler_.see_prompt(prompt);
+  if (options_.limit <= 0) finish_ = Finish::length;
+}
+
+Writer::Piece Writer::next(std::span<const float> logits) {
+  SALA_CHECK(!finish_, "the reply is over");
+  const int token = sampler_.sample(logits);
+  if (std::ranges::find(options_.stop, token) != options_.stop.end()) {
+    finish_ = Finish::stop;
+    return {};
+  }
+  Piece piece{.token = token, .logprobs = {}, .text = {}};
+  if (options_.logprobs >= 0) piece.logprobs = sampler_.logprobs(logits, token, options_.logprobs);
+  sampler_.accept(token);
+  piece.text = stops_.push(detokenizer_.push(token));
+  if (stops_.found())
+    finish_ = Finish::stop;
+  else if (++written_ >= options_.limit)
+    finish_ = Finish::length;
+  return piece;
+}
+
+std::string Writer::flush() {
+  if (stops_.found()) return {};
+  std::string text = stops_.push(detokenizer_.flush());
+  if (stops_.found())
+    finish_ = Finish::stop;
+  else
+    text += stops_.flush();
+  return text;
+}
+
+}  // namespace sala
