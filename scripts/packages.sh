@@ -11,7 +11,7 @@ packages=()
 for group in "$@"; do
   case "$group" in
     build) packages+=(g++ cmake ninja-build libfmt-dev nlohmann-json3-dev libcli11-dev libhwy-dev libpcre2-dev
-                      libutf8proc-dev libedit-dev libxxhash-dev pkg-config) ;;
+                      libutf8proc-dev libedit-dev libxxhash-dev libboost1.81-dev pkg-config) ;;
     fetch) packages+=(python3 python3-venv ca-certificates) ;;
     test) packages+=(libgtest-dev python3 python3-numpy python3-venv git) ;;
     halo) packages+=(libtorch-dev libopenblas0-pthread) ;;

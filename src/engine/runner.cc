@@ -9,15 +9,6 @@
 namespace sala {
 namespace {
 
-/// Bytes that the system can still give (MemAvailable), or -1 when it does not say.
-int64_t available_memory() {
-  std::ifstream file("/proc/meminfo");
-  std::string key, unit;
-  for (int64_t kib = 0; file >> key >> kib >> unit;)
-    if (key == "MemAvailable:") return kib * 1024;
-  return -1;
-}
-
 StepBounds bounds(const Model& model, const RunOptions& options) {
   const int page = model.config().page();
   return {.tokens = std::max<int64_t>(options.chunk, options.sequences),
@@ -104,6 +95,14 @@ CacheSize cache_size(const Model& model, const RunOptions& options, const RunMem
 }
 
 }  // namespace
+
+int64_t available_memory() {
+  std::ifstream file("/proc/meminfo");
+  std::string key, unit;
+  for (int64_t kib = 0; file >> key >> kib >> unit;)
+    if (key == "MemAvailable:") return kib * 1024;
+  return -1;
+}
 
 std::unique_ptr<Device> open_device(const RunOptions& options) {
   if (options.backend == "cpu") return open_cpu(options.threads);

@@ -35,6 +35,9 @@ struct RunOptions {
   int64_t logits = 1;  ///< rows of logits in one step, at most
 };
 
+/// Bytes that the system can still give (MemAvailable), or -1 when it does not say.
+int64_t available_memory();
+
 /// Tokens between two snapshots of a long text; what the budget has no room for is thinned out.
 inline constexpr int64_t kSnapshotEvery = 4096;
 

@@ -174,12 +174,11 @@ void Session::save_snapshots(Cache& cache, Hold& hold) {
   for (const int64_t position : thinned(manifest())) stored_->drop_snapshot(position);
 }
 
-void make_room_for_snapshots(const ModelConfig& config, RunOptions& options) {
-  constexpr int64_t kSnapshots = 4;
+void make_room_for_snapshots(const ModelConfig& config, RunOptions& options, int snapshots) {
   int64_t state = 0;
   for (const CacheSpec& spec : cache_specs(config, options.kv))
     state += entry_bytes(spec, Field::Growth::state, Field::Role::state);
-  options.cache_ram = std::max(options.cache_ram, kSnapshots * state);
+  options.cache_ram = std::max(options.cache_ram, snapshots * state);
 }
 
 }  // namespace sala

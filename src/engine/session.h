@@ -67,6 +67,7 @@ class Session {
 };
 
 /// Has `options` hold the snapshots from which a sequence is taken up after its end was cut off.
-void make_room_for_snapshots(const ModelConfig& config, RunOptions& options);
+/// `snapshots`: how many.
+void make_room_for_snapshots(const ModelConfig& config, RunOptions& options, int snapshots = 4);
 
 }  // namespace sala

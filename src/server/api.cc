@@ -1,0 +1,246 @@
+#include "server/api.h"
+
+#include <algorithm>
+#include <cmath>
+#include <initializer_list>
+#include <limits>
+
+namespace sala {
+namespace {
+
+[[noreturn]] void refuse(const std::string& param, const std::string& message) {
+  throw ApiError(400, message, param, "invalid_value");
+}
+
+std::string shown(const OrderedJson& json) {
+  std::string text = json.dump(-1, ' ', true, OrderedJson::error_handler_t::replace);
+  if (text.size() > 60) text = text.substr(0, 60) + "...";
+  return text;
+}
+
+/// The fields of an object, each checked; null counts as absent.
+class Fields {
+ public:
+  explicit Fields(const OrderedJson& json) : json_(json) {}
+
+  const OrderedJson* find(const char* name) const {
+    const auto at = json_.find(name);
+    return at == json_.end() || at->is_null() ? nullptr : &*at;
+  }
+  template <class T>
+  void number(const char* name, double low, double high, T& value) const {
+    const OrderedJson* field = find(name);
+    if (field == nullptr) return;
+    const bool whole = std::is_integral_v<T>;
+    if (!field->is_number() || (whole && !field->is_number_integer()) ||
+        !(field->get<double>() >= low && field->get<double>() <= high))
+      refuse(name, fmt::format("{} is {}; expected a {}number from {} to {}", name, shown(*field),
+                               whole ? "whole " : "", low, high));
+    value = field->get<T>();
+  }
+  void boolean(const char* name, bool& value) const {
+    const OrderedJson* field = find(name);
+    if (field == nullptr) return;
+    if (!field->is_boolean())
+      refuse(name, fmt::format("{} is {}; expected true or false", name, shown(*field)));
+    value = field->get<bool>();
+  }
+  void text(const char* name, std::string& value) const {
+    const OrderedJson* field = find(name);
+    if (field == nullptr) return;
+    if (!field->is_string())
+      refuse(name, fmt::format("{} is {}; expected a text", name, shown(*field)));
+    value = field->get<std::string>();
+  }
+
+ private:
+  const OrderedJson& json_;
+};
+
+std::vector<std::string> stops_of(const OrderedJson& field) {
+  std::vector<std::string> stops;
+  for (const OrderedJson& one : field.is_array() ? field : OrderedJson::array({field})) {
+    if (!one.is_string() || one.get_ref<const std::string&>().empty() ||
+        one.get_ref<const std::string&>().size() > 1024)
+      refuse("stop",
+             "stop is a text of 1 to 1024 bytes, or an array of such texts; found " + shown(one));
+    stops.push_back(one.get<std::string>());
+  }
+  if (std::ssize(stops) > kMostStops)
+    refuse("stop", fmt::format("stop has {} texts; at most {}", stops.size(), kMostStops));
+  return stops;
+}
+
+void read_common(const OrderedJson& json, const SamplingParams& defaults, Completion& c) {
+  const Fields fields(json);
+  SamplingParams& s = c.reply.sampling;
+  s = defaults;
+  fields.text("model", c.model);
+  fields.number("temperature", 0.0, 100.0, s.temperature);
+  fields.number("top_p", 0.0, 1.0, s.top_p);
+  fields.number("min_p", 0.0, 1.0, s.min_p);
+  fields.number("top_k", -1, 1e9, s.top_k);
+  s.top_k = std::max<int64_t>(s.top_k, 0);  // some clients write -1 for "all"
+  fields.number("presence_penalty", -2.0, 2.0, s.presence_penalty);
+  fields.number("frequency_penalty", -2.0, 2.0, s.frequency_penalty);
+  fields.number("repetition_penalty", 1e-4, 1e4, s.repetition_penalty);
+  int64_t seed = static_cast<int64_t>(s.seed);
+  fields.number("seed", -9.3e18, 9.3e18, seed);
+  s.seed = static_cast<uint64_t>(seed);
+  if (const OrderedJson* bias = fields.find("logit_bias")) {
+    if (!bias->is_object() || bias->size() > 1024)
+      refuse("logit_bias", "logit_bias is an object of at most 1024 token ids with numbers");
+    for (const auto& [id, value] : bias->items()) {
+      const bool digits =
+          !id.empty() && id.size() < 9 &&
+          std::ranges::all_of(id, [](char digit) { return digit >= '0' && digit <= '9'; });
+      if (!digits || !value.is_number() || !(std::abs(value.get<double>()) <= 100.0))
+        refuse(
+            "logit_bias",
+            fmt::format("logit_bias has {}: {}; expected a token id with a number from -100 to 100",
+                        id.substr(0, 20), shown(value)));
+      s.logit_bias.emplace_back(std::stoi(id), value.get<double>());
+    }
+  }
+  int64_t limit = -1;
+  constexpr double kMost = 1 << 30;
+  fields.number("max_tokens", 0, kMost, limit);
+  fields.number("max_completion_tokens", 0, kMost, limit);
+  if (limit >= 0) c.limit = limit;
+  fields.number("n", 1, kMostChoices, c.n);
+  fields.boolean("stream", c.stream);
+  fields.boolean("ignore_eos", c.ignore_eos);
+  fields.text("prompt_cache_key", c.session);
+  if (const OrderedJson* stop = fields.find("stop")) c.reply.stop_strings = stops_of(*stop);
+  if (const OrderedJson* options = fields.find("stream_options")) {
+    if (!options->is_object()) refuse("stream_options", "stream_options is not an object");
+    Fields(*options).boolean("include_usage", c.usage_in_stream);
+    Fields(*options).boolean("continuous_usage_stats", c.usage_in_every_piece);
+  }
+  if (const OrderedJson* format = fields.find("response_format"))
+    if (!format->is_object() || format->value("type", "") != "text")
+      refuse("response_format", "response_format is " + shown(*format) +
+                                    "; this server writes text only and does not constrain it");
+}
+
+/// The text of a message's content: a text, or parts that are texts.
+void flatten(OrderedJson& message, size_t index) {
+  const std::string where = fmt::format("messages[{}].content", index);
+  OrderedJson& content = message["content"];
+  if (content.is_null()) content = "";
+  if (content.is_string()) return;
+  if (!content.is_array())
+    refuse(where, where + " is " + shown(content) + "; expected a text or an array of parts");
+  std::string text;
+  for (const OrderedJson& part : content) {
+    const std::string type = part.is_object() ? part.value("type", "") : "";
+    if ((type != "text" && type != "input_text") || !part.contains("text") ||
+        !part["text"].is_string())
+      refuse(where, where + " has a part " + shown(part) + "; this model reads texts only");
+    text += part["text"].get<std::string>();
+  }
+  content = text;
+}
+
+std::vector<int> ids_of(const OrderedJson& list) {
+  std::vector<int> ids;
+  ids.reserve(list.size());
+  for (const OrderedJson& id : list) {
+    if (!id.is_number_integer() || id.get<int64_t>() < 0 ||
+        id.get<int64_t>() > std::numeric_limits<int>::max())
+      refuse("prompt", "prompt has " + shown(id) + " among its token ids");
+    ids.push_back(id.get<int>());
+  }
+  return ids;
+}
+
+}  // namespace
+
+OrderedJson parse_body(const std::string& body) {
+  try {
+    OrderedJson json = parse_ordered_json(body, "the body");
+    if (!json.is_object()) refuse("", "the body is not a JSON object");
+    return json;
+  } catch (const ApiError&) {
+    throw;
+  } catch (const Error& e) {
+    throw ApiError(400, e.what(), {}, "invalid_json");
+  }
+}
+
+ChatCompletion parse_chat(const std::string& body, const SamplingParams& defaults) {
+  OrderedJson json = parse_body(body);
+  ChatCompletion c;
+  read_common(json, defaults, c);
+  const Fields fields(json);
+  fields.boolean("logprobs", c.logprobs);
+  int64_t top = 0;
+  fields.number("top_logprobs", 0, kMostLogprobs, top);
+  if (c.logprobs) c.reply.logprobs = top;
+  const OrderedJson* messages = fields.find("messages");
+  if (messages == nullptr || !messages->is_array() || messages->empty())
+    refuse("messages", "messages is missing; expected an array of at least one message");
+  c.messages = *messages;
+  for (size_t i = 0; i < c.messages.size(); ++i) {
+    OrderedJson& message = c.messages[i];
+    if (!message.is_object() || !message.contains("role") || !message["role"].is_string())
+      refuse("messages",
+             fmt::format("messages[{}] is {}; expected an object with a role and a content", i,
+                         shown(message)));
+    if (message["role"] == "developer") message["role"] = "system";
+    flatten(message, i);
+  }
+  if (const OrderedJson* tools = fields.find("tools")) {
+    if (!tools->is_array()) refuse("tools", "tools is not an array");
+    c.tools = OrderedJson::array();
+    for (const OrderedJson& tool : *tools)  // the template knows functions only
+      if (tool.is_object() && tool.value("type", "") == "function") c.tools.push_back(tool);
+    if (c.tools.empty()) c.tools = nullptr;
+  }
+  c.variables = OrderedJson::object();
+  if (const OrderedJson* variables = fields.find("chat_template_kwargs")) {
+    if (!variables->is_object())
+      refuse("chat_template_kwargs", "chat_template_kwargs is not an object");
+    c.variables = *variables;
+  }
+  std::string effort;
+  fields.text("reasoning_effort", effort);
+  if (effort == "none" && !c.variables.contains("enable_thinking"))
+    c.variables["enable_thinking"] = false;
+  return c;
+}
+
+TextCompletion parse_text(const std::string& body, const SamplingParams& defaults) {
+  const OrderedJson json = parse_body(body);
+  TextCompletion c;
+  read_common(json, defaults, c);
+  const Fields fields(json);
+  fields.boolean("echo", c.echo);
+  int64_t top = -1;
+  fields.number("logprobs", 0, kMostLogprobs, top);
+  c.logprobs = top >= 0;
+  c.reply.logprobs = top;
+  if (!c.limit) c.limit = 16;  // as OpenAI's
+  const OrderedJson* prompt = fields.find("prompt");
+  if (prompt == nullptr) refuse("prompt", "prompt is missing");
+  const auto add = [&](const OrderedJson& one) {
+    if (one.is_string())
+      c.prompts.push_back({.text = one.get<std::string>(), .tokens = {}});
+    else if (one.is_array() && !one.empty())
+      c.prompts.push_back({.text = {}, .tokens = ids_of(one)});
+    else
+      refuse("prompt",
+             "prompt is " + shown(one) + "; expected a text, token ids, or an array of these");
+  };
+  const bool list = prompt->is_array() && !prompt->empty() && !prompt->front().is_number();
+  if (list)
+    for (const OrderedJson& one : *prompt) add(one);
+  else
+    add(*prompt);
+  if (std::ssize(c.prompts) * c.n > kMostPrompts)
+    refuse("prompt", fmt::format("prompt asks for {} completions; at most {}",
+                                 std::ssize(c.prompts) * c.n, kMostPrompts));
+  return c;
+}
+
+}  // namespace sala

@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "engine/request.h"
+#include "text/chat_template.h"
+
+namespace sala {
+
+/// A request that cannot be answered, as OpenAI's clients want to hear it.
+class ApiError : public Error {
+ public:
+  ApiError(int status_code, const std::string& message, std::string at = {}, std::string why = {})
+      : Error(message), status(status_code), param(std::move(at)), code(std::move(why)) {}
+  int status;         ///< of HTTP
+  std::string param;  ///< the field at fault
+  std::string code;   ///< a word for programs, such as context_length_exceeded
+};
+
+/// What the two kinds of completion have in common, read from a request's JSON and checked.
+struct Completion {
+  std::string model;
+  ReplyOptions reply{};
+  std::optional<int64_t> limit{};  ///< tokens, where the request names a number
+  int n = 1;
+  bool stream = false;
+  bool usage_in_stream = false;
+  bool usage_in_every_piece = false;
+  bool ignore_eos = false;
+  bool logprobs = false;  ///< as reply.logprobs says
+  std::string session;    ///< what the client calls its conversation; may be empty
+};
+
+/// POST /v1/chat/completions.
+struct ChatCompletion : Completion {
+  OrderedJson messages;
+  OrderedJson tools;      ///< null where there are none
+  OrderedJson variables;  ///< of the chat template
+};
+
+/// POST /v1/completions.
+struct TextCompletion : Completion {
+  struct Prompt {
+    std::string text;         ///< either this
+    std::vector<int> tokens;  ///< or these
+  };
+  std::vector<Prompt> prompts;
+  bool echo = false;
+};
+
+/// Bounds of what a request may ask for.
+inline constexpr int kMostChoices = 8, kMostStops = 16, kMostLogprobs = 20, kMostPrompts = 128;
+
+/// Parse a body. `defaults` is how the model's authors sample. Throw ApiError.
+ChatCompletion parse_chat(const std::string& body, const SamplingParams& defaults);
+TextCompletion parse_text(const std::string& body, const SamplingParams& defaults);
+
+/// A body that must be a JSON object. Throws ApiError.
+OrderedJson parse_body(const std::string& body);
+
+}  // namespace sala

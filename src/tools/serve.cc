@@ -1,0 +1,213 @@
+// sala serve: answers OpenAI's API over HTTP.
+#include <pthread.h>
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <fstream>
+#include <set>
+#include <thread>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "engine/engine.h"
+#include "engine/session.h"
+#include "server/service.h"
+#include "tools/command.h"
+
+namespace sala {
+namespace {
+
+/// Flags of other servers that change nothing here, and why.
+struct Accepted {
+  const char* flag;
+  bool has_value;
+  const char* why;
+};
+constexpr Accepted kAccepted[] = {
+    {"--trust-remote-code", false, "no code of a model is ever run"},
+    {"--attention-backend", true, "there is one attention, and it is exact"},
+    {"--skip-server-warmup", false, "nothing is warmed up"},
+    {"--enable-prefix-caching", false, "it is on unless --no-prefix-cache"},
+    {"--enable-metrics", false, "/metrics is always there"},
+    {"--metrics", false, "/metrics is always there"},
+    {"--jinja", false, "chat templates are always rendered"},
+    {"--mem-fraction-static", true, "memory is what --ctx-size says"},
+    {"--gpu-memory-utilization", true, "memory is what --ctx-size says"},
+    {"--tp-size", true, "one process, one device"},
+    {"--tensor-parallel-size", true, "one process, one device"},
+    {"--flash-attn", true, "there is one attention, and it is exact"},
+    {"--dtype", true, "--compute says in which type is computed"},
+};
+
+struct ServeCommand {
+  ModelOptions model{.compute = "auto", .kv = "auto"};
+  HttpOptions http{};
+  int64_t context = 0, queue = 256;
+  int sequences = 8;
+  int drain_seconds = 30;
+  std::string name, key, key_file;
+  bool no_reuse = false, dense_as_sparse = false, quiet = false;
+
+  void run();
+  std::vector<std::string> keys() const;
+  int64_t room(const ModelConfig& config, const RunOptions& options) const;
+};
+
+std::vector<std::string> ServeCommand::keys() const {
+  std::vector<std::string> keys;
+  if (!key.empty()) keys.push_back(key);
+  if (key_file.empty()) return keys;
+  std::ifstream file(key_file);
+  if (!file) fail("--api-key-file {}: cannot be read", key_file);
+  for (std::string line; std::getline(file, line);) {
+    while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back())) != 0)
+      line.pop_back();
+    if (!line.empty() && line[0] != '#') keys.push_back(line);
+  }
+  if (keys.empty()) fail("--api-key-file {}: holds no key; expected one a line", key_file);
+  return keys;
+}
+
+/// Tokens that fit in half of what memory the system can give.
+int64_t ServeCommand::room(const ModelConfig& config, const RunOptions& options) const {
+  if (context > 0) return context;
+  const int page = config.page();
+  const MemoryUse one = memory_of(cache_specs(config, options.kv), page, page);
+  const int64_t pages = available_memory() / 2 / std::max<int64_t>(one.kv + one.index, 1);
+  constexpr int64_t kMost = int64_t{1} << 20;
+  return std::clamp<int64_t>(pages * page, page, kMost);
+}
+
+void ServeCommand::run() {
+  const std::vector<std::string> secrets = keys();
+  const bool loopback =
+      http.host == "localhost" || http.host == "::1" || http.host.starts_with("127.");
+  if (!loopback && secrets.empty())
+    throw UsageError(fmt::format(
+        "--host {} is open to other machines: give --api-key-file or --api-key", http.host));
+  if (dense_as_sparse) model.sparse = "always";
+
+  // Signals are waited for by a thread; all others have them blocked.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+
+  LoadedModel loaded = load_model(model, OpenText::yes);
+  loaded.files.require_tokenizer();
+  RunOptions options = model.run_options();
+  options.sequences = sequences;
+  options.chunk = std::max(options.chunk, 2 * sequences);
+  const Scheduler::Limits limits{
+      .sequences = sequences, .step_tokens = options.chunk, .step_logits = 64};
+  options.logits = sequences + limits.step_logits;
+  const int64_t tokens = room(loaded.files.config, options);
+  options.context = tokens + loaded.files.config.page();  // a page for the copy of a shared one
+  make_room_for_snapshots(loaded.files.config, options, sequences + 8);
+  Runner runner(*loaded.model, *loaded.device, options);
+  Engine engine(runner, *loaded.files.tokenizer, limits, queue);
+
+  ServiceOptions about{
+      .name = name, .keys = secrets, .reuse = !no_reuse, .loopback = loopback, .log = {}};
+  if (about.name.empty()) {
+    const std::filesystem::path path =
+        std::filesystem::absolute(loaded.files.path).lexically_normal();
+    about.name = (path.has_filename() ? path : path.parent_path()).filename().string();
+  }
+  if (!quiet) about.log = [](const std::string& line) { fmt::print(stderr, "{}\n", line); };
+  const std::string called = about.name;
+  Service service(loaded.files, engine, std::move(about));
+  HttpServer server(http, [&](HttpRequest request, std::shared_ptr<Exchange> exchange) {
+    service.handle(std::move(request), exchange);
+  });
+  fmt::print(stderr,
+             "sala serve: \"{}\" on http://{}:{}; {} tokens for {} sequences, {:.2f} GB of memory\n"
+             "  curl http://{}:{}/v1/chat/completions -d '{{\"messages\": [{{\"role\": \"user\", "
+             "\"content\": \"Hello\"}}]}}'\n",
+             called, http.host, server.port(), tokens, sequences,
+             static_cast<double>(runner.memory().total()) / 1e9, http.host, server.port());
+  std::thread waiter([&] {
+    int signal = 0;
+    sigwait(&signals, &signal);
+    fmt::print(stderr, "sala serve: ends; {} s for the requests that are there\n", drain_seconds);
+    service.drain();
+    engine.drain(std::chrono::seconds(drain_seconds));
+    server.stop(std::chrono::seconds(5));
+  });
+  server.run();
+  waiter.join();
+}
+
+}  // namespace
+
+void add_serve(CLI::App& app) {
+  CLI::App& command = *app.add_subcommand("serve", "Answer OpenAI's API over HTTP");
+  auto serve = std::make_shared<ServeCommand>();
+  serve->model.add_to(command);
+  command.remove_option(command.get_option("model"));
+  command
+      .add_option("model,--model,-m,--model-path", serve->model.model,
+                  "Hugging Face model directory or .gguf file")
+      ->required();
+  command
+      .add_option("--host", serve->http.host,
+                  "address to listen on; others than this machine's own need a key")
+      ->capture_default_str();
+  command.add_option("--port", serve->http.port, "0 takes any that is free")
+      ->check(CLI::Range(0, 65535))
+      ->capture_default_str();
+  command.add_option("--alias,-a,--served-model-name", serve->name,
+                     "the model's name for clients [default: its file's]");
+  command
+      .add_option(
+          "--ctx-size,-c,--max-model-len,--context-length", serve->context,
+          "tokens of all sequences together [default: what half of the memory has room for]")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  command
+      .add_option("--parallel,--max-seqs,--max-num-seqs,--max-running-requests", serve->sequences,
+                  "sequences at a time")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command
+      .add_option("--prefill-chunk,--chunked-prefill-size,--max-num-batched-tokens",
+                  serve->model.chunk, "the same as --chunk")
+      ->check(CLI::Range(1, 1 << 20));
+  command.add_option("--kv-cache-dtype", serve->model.kv, "the same as --kv");
+  command.add_option("--queue", serve->queue, "requests that wait at a time; more get 429")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->capture_default_str();
+  command.add_option("--api-key", serve->key, "clients must bring it; better in a file");
+  command.add_option("--api-key-file", serve->key_file, "keys, one a line");
+  command.add_option("--body-limit", serve->http.body_limit, "bytes of a request at most")
+      ->transform(CLI::AsSizeValue(false))
+      ->type_name("SIZE");
+  command.add_option("--connections", serve->http.connections, "at a time")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command
+      .add_option("--drain-seconds", serve->drain_seconds,
+                  "after SIGTERM, for the requests that are there")
+      ->check(CLI::Range(0, 86400))
+      ->capture_default_str();
+  command.add_flag("--no-prefix-cache,--disable-radix-cache,--no-enable-prefix-caching",
+                   serve->no_reuse, "read every prompt from its beginning");
+  command.add_flag("--dense-as-sparse", serve->dense_as_sparse, "the same as --sparse always");
+  command.add_flag("--quiet", serve->quiet, "no line for each request");
+  for (const auto& [flag, has_value, why] : kAccepted) {
+    const auto say = [flag = flag, why = why] {
+      fmt::print(stderr, "sala serve: {} changes nothing: {}\n", flag, why);
+    };
+    if (has_value)
+      command.add_option_function<std::string>(flag, [say](const std::string&) { say(); })
+          ->group("");
+    else
+      command.add_flag_callback(flag, say)->group("");
+  }
+  read_environment(command);
+  command.callback([serve] { serve->run(); });
+}
+
+}  // namespace sala
