@@ -47,7 +47,7 @@ Weight random_weight(const Matrix& matrix) {
   std::normal_distribution<float> normal;
   std::vector<float> some(4093);
   for (float& x : some) x = normal(engine) * 0.1f;
-  const bool codes = matrix.type == WeightType::w8 || matrix.type == WeightType::w4;
+  const bool codes = quantised(matrix.type) && !two_level(matrix.type);
   const auto read = [&](int part, int64_t n, WeightRow& row) {
     const auto count = static_cast<size_t>(matrix.cols);
     for (size_t k = 0; k < count; ++k) {
@@ -57,7 +57,7 @@ Weight random_weight(const Matrix& matrix) {
       if (matrix.type == WeightType::f16) row.bits.push_back(f32_to_f16(x));
       if (matrix.type == WeightType::bf16) row.bits.push_back(f32_to_bf16(x));
       if (codes) row.codes.push_back(static_cast<uint8_t>(i * 7 % 16));
-      if (codes && k % kGroup == 0) {
+      if (codes && k % static_cast<size_t>(group_columns(matrix.type)) == 0) {
         row.scales.push_back(f32_to_f16(0.01f));
         row.mins.push_back(f32_to_f16(-0.08f));
       }
@@ -126,6 +126,9 @@ BENCHMARK_CAPTURE(run, w8_in_f32, WeightType::w8, Compute::f32)->Apply(shapes);
 BENCHMARK_CAPTURE(run, w4_in_f32, WeightType::w4, Compute::f32)->Apply(shapes);
 BENCHMARK_CAPTURE(run, w8_in_int8, WeightType::w8, Compute::int8)->Apply(shapes);
 BENCHMARK_CAPTURE(run, w4_in_int8, WeightType::w4, Compute::int8)->Apply(shapes);
+BENCHMARK_CAPTURE(run, w8g128_in_int8, WeightType::w8g128, Compute::int8)->Apply(shapes);
+BENCHMARK_CAPTURE(run, w4g64_in_int8, WeightType::w4g64, Compute::int8)->Apply(shapes);
+BENCHMARK_CAPTURE(run, w4g128_in_int8, WeightType::w4g128, Compute::int8)->Apply(shapes);
 
 }  // namespace
 

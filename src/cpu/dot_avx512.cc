@@ -11,9 +11,9 @@
 //
 // bf16: one chain of vpdpbf16ps over pairs of columns ascending. 24 chains, since its latency is 6
 // at two a cycle. int8: unsigned weight codes times signed activation codes, exact in i32 over a
-// group of 32 columns: 192 vpdpbusd a group and tile. Scaling a group costs 4 instructions beside
-// every 8 of these, so two thirds of the peak is the limit. The f32 sums of tiles with many rows
-// live in memory, where the compiler spills them.
+// group of G columns: 4 G vpdpbusd a group and tile of 8 rows. Scaling a group costs 4 instructions
+// beside every G / 4 of these: the limit is two thirds of the peak for G = 32, 8 in 9 for 128. The
+// f32 sums of tiles with many rows live in memory, where the compiler spills them.
 
 namespace sala::cpu {
 namespace {
@@ -27,17 +27,12 @@ inline void prefetch(const std::byte* w, int bytes) {
   for (int line = 0; line < bytes; line += 64) _mm_prefetch(w + kAhead + line, _MM_HINT_T0);
 }
 
-/// How codes lie: decoded groups of 32 or 16 columns, or the panels themselves.
-enum class Source : uint8_t { groups32, groups16, w8, w4, k8, k4 };
+/// How codes lie: decoded groups, or the panels themselves, whatever the columns of a group.
+enum class Source : uint8_t { decoded, w8, w4, k8, k4 };
 
-constexpr bool decoded(Source source) {
-  return source == Source::groups32 || source == Source::groups16;
-}
+constexpr bool decoded(Source source) { return source == Source::decoded; }
 constexpr bool nibbles(Source source) { return source == Source::w4 || source == Source::k4; }
 constexpr bool two_level(Source source) { return source == Source::k8 || source == Source::k4; }
-constexpr int columns_of(Source source) {
-  return source == Source::groups16 || source == Source::k8 ? kGroup / 2 : kGroup;
-}
 /// Bytes of one scale, or one minimum, of a group.
 constexpr int scale_bytes(Source source) { return decoded(source) ? 4 : two_level(source) ? 1 : 2; }
 
@@ -131,11 +126,10 @@ template <size_t... i>
   ((dot[i] = _mm512_setzero_si512()), ...);
 }
 
-template <Source kSource, int R>
+template <Source kSource, int kColumns, int R>
 [[gnu::target("avx512f,avx512bw,avx512vnni")]] void int8_panel(const Tile& tile, const std::byte* w,
                                                                float* c) {
   constexpr int kScale = scale_bytes(kSource);
-  constexpr int kColumns = columns_of(kSource);
   constexpr int kCodes = kPanel * 8 / (nibbles(kSource) ? 2 : 1);  // bytes of eight columns
   constexpr std::make_index_sequence<R> rows;
   __m512 sum[2 * R];
@@ -168,13 +162,13 @@ template <Source kSource, int R>
   store_sums(tile, c, sum, rows);
 }
 
-template <Source kSource, int R>
+template <Source kSource, int kColumns, int R>
 void int8_rows(const Tile& tile) {
   if constexpr (R > 1) {
-    if (tile.rows < R) return int8_rows<kSource, R - 1>(tile);
+    if (tile.rows < R) return int8_rows<kSource, kColumns, R - 1>(tile);
   }
   for (int p = 0; p < tile.panels; ++p)
-    int8_panel<kSource, R>(tile, tile.w + p * tile.panel_stride, tile.c + p * kPanel);
+    int8_panel<kSource, kColumns, R>(tile, tile.w + p * tile.panel_stride, tile.c + p * kPanel);
 }
 
 /// sum[2r], sum[2r + 1] += a pair of columns of row r.
@@ -211,19 +205,34 @@ void bf16_rows(const Tile& tile) {
     bf16_panel<R, kStream>(tile, tile.w + p * tile.panel_stride, tile.c + p * kPanel);
 }
 
+template <Source kSource, int kColumns>
+Kernels int8_kernels_of() {
+  return {.rows = kInt8Rows,
+          .block = int8_rows<Source::decoded, kColumns, kInt8Rows>,
+          .stream = int8_rows<kSource, kColumns, kInt8Rows>};
+}
+
 }  // namespace
 
 Kernels vnni_kernels(WeightType type) {
-  Kernels kernels{.rows = kInt8Rows,
-                  .block = int8_rows<Source::groups32, kInt8Rows>,
-                  .stream = int8_rows<Source::w8, kInt8Rows>};
-  if (type == WeightType::w4) kernels.stream = int8_rows<Source::w4, kInt8Rows>;
-  if (type == WeightType::k4) kernels.stream = int8_rows<Source::k4, kInt8Rows>;
-  if (type == WeightType::k8) {
-    kernels.block = int8_rows<Source::groups16, kInt8Rows>;
-    kernels.stream = int8_rows<Source::k8, kInt8Rows>;
+  switch (type) {
+    case WeightType::w8g64:
+      return int8_kernels_of<Source::w8, 64>();
+    case WeightType::w4g64:
+      return int8_kernels_of<Source::w4, 64>();
+    case WeightType::w8g128:
+      return int8_kernels_of<Source::w8, 128>();
+    case WeightType::w4g128:
+      return int8_kernels_of<Source::w4, 128>();
+    case WeightType::k8:
+      return int8_kernels_of<Source::k8, 16>();
+    case WeightType::k4:
+      return int8_kernels_of<Source::k4, kGroup>();
+    case WeightType::w4:
+      return int8_kernels_of<Source::w4, kGroup>();
+    default:
+      return int8_kernels_of<Source::w8, kGroup>();
   }
-  return kernels;
 }
 
 Kernels bf16_kernels() {

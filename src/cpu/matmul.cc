@@ -80,7 +80,7 @@ PackSpace pack_space(const Job& job, Carver& carver) {
 }
 
 ItemSpace item_space(const Job& job, Carver& carver) {
-  const int64_t columns = std::max<int64_t>(job.column_block, kGroup);
+  const int64_t columns = job.column_block;
   const int64_t block =
       job.units == Units::int8_quads ? code_group_bytes(job.w.type, columns) : columns * kPanel * 4;
   return {.c = carver.take<float>(job.block_tiles * job.kernels.rows * job.c_stride),

@@ -43,9 +43,8 @@ struct CodeGroup {
 
 /// Bytes of the CodeGroups of `count` columns.
 constexpr int64_t code_group_bytes(WeightType type, int64_t count) {
-  return count / group_columns(type) *
-         static_cast<int64_t>(group_columns(type) == kGroup ? sizeof(CodeGroup<kGroup>)
-                                                            : sizeof(CodeGroup<kGroup / 2>));
+  return count / group_columns(type) * (2 * kPanel * static_cast<int64_t>(sizeof(float))) +
+         count * kPanel;
 }
 
 /// Kernels of one kind of product. All of a kind give the same bits on one machine.
@@ -60,7 +59,8 @@ struct Kernels {
 
 // f32 products: fma chains over k ascending. Every ISA (matmul_panel.cc).
 Kernels f32_kernels(WeightType type);
-/// Columns [first, first + count) of a panel as f32 [count][kPanel]; first is a multiple of kGroup.
+/// Columns [first, first + count) of a panel as f32 [count][kPanel]; first and count are
+/// multiples of kGroup in a quantised panel.
 void decode_panel(WeightType type, const std::byte* panel, int64_t first, int64_t count,
                   float* out);
 
@@ -72,9 +72,10 @@ Kernels int8_kernels(WeightType type);
 void decode_codes(WeightType type, const std::byte* panel, int64_t first, int64_t count,
                   std::byte* out);
 
-/// Rounds `count` activations to int8 codes with a scale per kGroup: for each `group` columns,
-/// kGroup or half of them, scales holds { scale, scale * sum of codes }. `codes` has room for count
-/// rounded up to kGroup, whose end is filled with 0.
+/// Rounds `count` activations to int8 codes with a scale for each `group` columns, or each kGroup
+/// where a group is half of that: for each group scales holds { scale, scale * sum of codes }.
+/// `codes` has room for count rounded up to kGroup, whose end is filled with 0; a group wider than
+/// kGroup divides count.
 void quantise_row(const float* x, int64_t count, int group, int8_t* codes, float* scales);
 
 /// y[0..count) = silu(gate) * up; count <= kPanel; gate and up have kPanel entries.

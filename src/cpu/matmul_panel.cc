@@ -251,10 +251,11 @@ struct GroupPlace {
   int levels = 1;
 };
 
+/// `columns` columns of a group from `first` on.
 template <bool kNibbles>
-void decode_group(const GroupPlace& from, int columns, float* out) {
+void decode_group(const GroupPlace& from, int64_t first, int columns, float* out) {
   constexpr int kWordColumns = kNibbles ? 8 : 4;
-  const auto* codes = reinterpret_cast<const uint32_t*>(from.codes);
+  const auto* codes = reinterpret_cast<const uint32_t*>(from.codes) + first / kWordColumns * kPanel;
   for (int v = 0; v < kVectors; ++v) {
     const V scale = from.scale(v);
     const V min = from.min(v);
@@ -269,10 +270,11 @@ void decode_group(const GroupPlace& from, int columns, float* out) {
 
 void decode_groups(WeightType type, const std::byte* panel, int64_t first, int64_t count,
                    float* out) {
-  const int columns = group_columns(type);
-  for (int64_t g = first / columns; g < (first + count) / columns; ++g, out += columns * kPanel) {
-    const GroupPlace from(type, panel, g);
-    narrow(type) ? decode_group<true>(from, columns, out) : decode_group<false>(from, columns, out);
+  const int columns = group_columns(type), step = std::min(columns, kGroup);
+  for (int64_t k = first; k < first + count; k += step, out += step * kPanel) {
+    const GroupPlace from(type, panel, k / columns);
+    narrow(type) ? decode_group<true>(from, k % columns, step, out)
+                 : decode_group<false>(from, k % columns, step, out);
   }
 }
 
@@ -316,11 +318,19 @@ void decode_to_groups(WeightType type, const std::byte* panel, int64_t first, in
 
 void decode_to_codes(WeightType type, const std::byte* panel, int64_t first, int64_t count,
                      std::byte* out) {
-  group_columns(type) == kGroup ? decode_to_groups<kGroup>(type, panel, first, count, out)
-                                : decode_to_groups<kGroup / 2>(type, panel, first, count, out);
+  switch (group_columns(type)) {
+    case 16:
+      return decode_to_groups<16>(type, panel, first, count, out);
+    case 64:
+      return decode_to_groups<64>(type, panel, first, count, out);
+    case 128:
+      return decode_to_groups<128>(type, panel, first, count, out);
+    default:
+      return decode_to_groups<kGroup>(type, panel, first, count, out);
+  }
 }
 
-/// One row, sums of integers held exactly in f32: |sum| <= 32 * 255 * 127 < 2^24.
+/// One row, sums of integers held exactly in f32: |sum| <= 128 * 255 * 127 < 2^24.
 template <int kColumns>
 void int8_row(const CodeGroup<kColumns>* w, const uint32_t* x, int rows, const float* scales,
               int64_t groups, float* c) {
@@ -361,24 +371,25 @@ void int8_block(const Tile& tile) {
 }
 
 /// scale = max|x| / 127, found among the bits of |x| so that a NaN is the largest and stays.
-void quantise_group(const float* x, bool halves, int8_t* codes, float* scales) {
+void quantise_group(const float* x, int columns, bool halves, int8_t* codes, float* scales) {
   const Floats d;
   const Integers integers;
   const hn::Rebind<int8_t, Floats> bytes;
   auto largest = hn::Zero(integers);
-  for (int v = 0; v < kVectors; ++v)
+  const int vectors = columns / kLanes;
+  for (int v = 0; v < vectors; ++v)
     largest = hn::Max(largest, hn::BitCast(integers, hn::Abs(hn::LoadU(d, x + v * kLanes))));
   const float most = hn::GetLane(hn::BitCast(d, hn::MaxOfLanes(integers, largest)));
   const float scale = most / 127;
   decltype(largest) sums[2] = {hn::Zero(integers), hn::Zero(integers)};  // of the two halves
-  for (int v = 0; v < kVectors; ++v) {
+  for (int v = 0; v < vectors; ++v) {
     V code = hn::Zero(d);
     if (!(scale == 0)) {
       code = hn::Div(hn::LoadU(d, x + v * kLanes), hn::Set(d, scale));
       code = hn::Min(hn::Max(code, hn::Set(d, -127.0f)), hn::Set(d, 127.0f));
     }
     const auto whole = hn::NearestInt(code);
-    auto& sum = sums[v * 2 / kVectors];
+    auto& sum = sums[v * 2 / vectors];
     sum = hn::Add(sum, whole);
     hn::StoreU(hn::DemoteTo(bytes, whole), bytes, codes + v * kLanes);
   }
@@ -393,13 +404,14 @@ void quantise_group(const float* x, bool halves, int8_t* codes, float* scales) {
 
 void quantise(const float* x, int64_t count, int group, int8_t* codes, float* scales) {
   const bool halves = group < kGroup;
+  const int columns = std::max(group, kGroup);
   int64_t k = 0;
-  for (; k + kGroup <= count; k += kGroup, scales += halves ? 4 : 2)
-    quantise_group(x + k, halves, codes + k, scales);
+  for (; k + columns <= count; k += columns, scales += halves ? 4 : 2)
+    quantise_group(x + k, columns, halves, codes + k, scales);
   if (k == count) return;
   float last[kGroup] = {};
   std::copy(x + k, x + count, last);
-  quantise_group(last, halves, codes + k, scales);
+  quantise_group(last, kGroup, halves, codes + k, scales);
 }
 
 void swiglu_panel(const float* gate, const float* up, int64_t count, float* y) {
@@ -427,8 +439,16 @@ Kernels f32_table(WeightType type) {
 }
 
 Kernels int8_table(WeightType type) {
-  return {kRows, group_columns(type) == kGroup ? int8_block<kGroup> : int8_block<kGroup / 2>,
-          nullptr};
+  switch (group_columns(type)) {
+    case 16:
+      return {kRows, int8_block<16>, nullptr};
+    case 64:
+      return {kRows, int8_block<64>, nullptr};
+    case 128:
+      return {kRows, int8_block<128>, nullptr};
+    default:
+      return {kRows, int8_block<kGroup>, nullptr};
+  }
 }
 
 }  // namespace

@@ -19,8 +19,9 @@ void residual_norm(Device& device, Out h, In a, float scale, In w, float eps, Ou
 /// The type in which activations enter a matmul.
 ///   f32    as they are
 ///   bf16   rounded to bf16 (nearest even); products of bf16 pairs where the CPU has them and the
-///   weight is bf16 int8   codes of 8 bits with one scale per row and group of kGroup columns:
-///   scale = max|x| / 127, x ~ scale * code
+///          weight is bf16
+///   int8   codes of 8 bits with one scale per row and group of activation_columns(weight) columns:
+///          scale = max|x| / 127, x ~ scale * code
 /// Sums are f32 in all of them.
 enum class Compute : uint8_t { f32, bf16, int8 };
 

@@ -4,8 +4,10 @@
 namespace sala::test {
 namespace {
 
-constexpr WeightType kTypes[] = {WeightType::f32, WeightType::f16, WeightType::bf16, WeightType::w8,
-                                 WeightType::w4,  WeightType::k8,  WeightType::k4};
+constexpr WeightType kTypes[] = {WeightType::f32,   WeightType::f16,    WeightType::bf16,
+                                 WeightType::w8,    WeightType::w4,     WeightType::w8g64,
+                                 WeightType::w4g64, WeightType::w8g128, WeightType::w4g128,
+                                 WeightType::k8,    WeightType::k4};
 constexpr Compute kComputes[] = {Compute::f32, Compute::bf16, Compute::int8};
 
 struct Shape {
@@ -14,7 +16,10 @@ struct Shape {
 
 std::vector<Shape> shapes(WeightType type) {
   if (two_level(type)) return {{1, 256}, {33, 512}, {64, 1280}};
-  if (quantised(type)) return {{1, 32}, {33, 96}, {100, 320}, {64, 1024}};
+  const int64_t group = group_columns(type);
+  if (quantised(type))
+    return {
+        {1, group}, {33, 3 * group}, {100, 5 * group}, {64, std::max<int64_t>(1024, 9 * group)}};
   return {{1, 1}, {31, 2}, {33, 7}, {100, 33}, {70, 250}, {65, 1023}};
 }
 
@@ -43,7 +48,8 @@ struct Bounds {
       unpack_row(w, 0, n, first);
       if (w.paired) unpack_row(w, 1, n, second);
       for (int64_t t = 0; t < x.dim[0]; ++t) {
-        const auto row = reference::activations(x.row<float>(t), w.cols, compute);
+        const auto row =
+            reference::activations(x.row<float>(t), w.cols, compute, activation_columns(w.type));
         const double size = 8 * kEpsilon * length(row);
         double& bound = tolerance[t * w.rows + n];
         bound = size * length(first);
@@ -93,7 +99,7 @@ class Matmul : public OnDevice {};
 TEST_P(Matmul, WritesNothingBesidesItsOutput) {
   Random random(2);
   for (const WeightType type : kTypes) {
-    const int64_t cols = two_level(type) ? 256 : 64;
+    const int64_t cols = std::max(64, column_unit(type));
     const Weight w = random.weight(type, 37, cols);
     const Tensor x = random.tensor({9, cols});
     const Strided y(9, 37, 6);
@@ -113,7 +119,8 @@ TEST_P(Matmul, RoundsActivationsWithOneScalePerGroup) {
   for (int k = 41; k < 64; ++k) row[k] = static_cast<float>(k) - 50.5f;
   for (int k = 64; k < 96; ++k) row[k] = 1e-30f * static_cast<float>(k % 7 - 3);
   Random random(3);
-  for (const WeightType type : {WeightType::w8, WeightType::w4, WeightType::k8, WeightType::k4}) {
+  for (const WeightType type : kTypes) {
+    if (!quantised(type) || group_columns(type) > kGroup) continue;
     const Weight w = random.weight(type, 40, 256);
     const Tensor expected(DType::f32, {1, 40});
     const Tensor y(DType::f32, {1, 40});
@@ -129,6 +136,42 @@ TEST_P(Matmul, RoundsActivationsWithOneScalePerGroup) {
   }
 }
 
+// The largest sums that codes can make, and the scale of a group over all its columns.
+TEST_P(Matmul, SumsWholeGroupsOfExtremeCodesExactly) {
+  for (const WeightType type : {WeightType::w8, WeightType::w4, WeightType::w8g64,
+                                WeightType::w4g64, WeightType::w8g128, WeightType::w4g128}) {
+    SCOPED_TRACE(sala::name_of(type));
+    const int64_t group = group_columns(type), cols = 2 * group;
+    const int largest = narrow(type) ? 15 : 255;
+    const Weight w = pack(
+        type, 33, cols, false,
+        [&](int, int64_t n, WeightRow& row) {
+          row.codes.assign(static_cast<size_t>(cols), static_cast<uint8_t>(largest));
+          row.codes[static_cast<size_t>(n) % row.codes.size()] = 0;
+          row.scales.assign(2, f32_to_f16(1));
+          row.mins.assign(2, f32_to_f16(0));
+        },
+        [](int64_t count, const std::function<void(int64_t)>& work) {
+          for (int64_t i = 0; i < count; ++i) work(i);
+        });
+    for (const int64_t T : {1, 5, 40})
+      for (const float sign : {1.0f, -1.0f}) {
+        const Tensor x(DType::f32, {T, cols});
+        std::fill_n(x.view().as<float>(), T * cols, 127 * sign);
+        // The last column of the second group makes its scale 2: codes of 63.5 round to 64.
+        for (int64_t t = 0; t < T; ++t) x.view().row<float>(t)[cols - 1] = 254 * sign;
+        const Tensor y(DType::f32, {T, 33});
+        matmul(device(), x, w, Epilogue::none, Compute::int8, y);
+        for (int64_t t = 0; t < T; ++t)
+          for (int64_t n = 0; n < 33; ++n) {
+            const int64_t missing = n < group ? 127 : 128;
+            const int64_t sum = (127 * group + 128 * (group - 1) + 254 - missing) * largest;
+            ASSERT_EQ(y.view().row<float>(t)[n], sign * static_cast<float>(sum)) << t << ", " << n;
+          }
+      }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Devices, Matmul, testing::ValuesIn(targets()), name_of_target);
 
 class MatmulRows : public OnDevice {};
@@ -141,7 +184,7 @@ TEST_P(MatmulRows, DependOnThemselvesAlone) {
   for (const WeightType type : kTypes)
     for (const bool paired : {false, true})
       for (const Shape shape : {two_level(type)   ? Shape{300, 768}
-                                : quantised(type) ? Shape{300, 576}
+                                : quantised(type) ? Shape{300, 640}
                                                   : Shape{300, 577}})
         for (const Compute compute : kComputes) {
           SCOPED_TRACE(name_of(type, compute, paired, shape, T));

@@ -31,6 +31,6 @@ std::vector<double> block_scores(const Sequences& sequences, In q, const KvPages
                                  int64_t b, int64_t t, int g, Compute compute);
 
 /// A row of activations as a matmul sees it.
-std::vector<double> activations(const float* x, int64_t cols, Compute compute);
+std::vector<double> activations(const float* x, int64_t cols, Compute compute, int64_t group);
 
 }  // namespace sala::reference

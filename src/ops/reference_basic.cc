@@ -45,13 +45,13 @@ void residual_norm(Device&, Out h, In a, float scale, In w, float eps, Out x) {
   }
 }
 
-std::vector<double> activations(const float* x, int64_t cols, Compute compute) {
+std::vector<double> activations(const float* x, int64_t cols, Compute compute, int64_t group) {
   std::vector<double> row(x, x + cols);
   if (compute == Compute::bf16)
     for (double& value : row) value = bf16_to_f32(f32_to_bf16(static_cast<float>(value)));
   if (compute == Compute::int8) {
-    for (int64_t first = 0; first < cols; first += kGroup) {
-      const int64_t last = std::min<int64_t>(cols, first + kGroup);
+    for (int64_t first = 0; first < cols; first += group) {
+      const int64_t last = std::min<int64_t>(cols, first + group);
       float largest = 0;
       for (int64_t k = first; k < last; ++k) largest = std::max(largest, std::abs(x[k]));
       const float scale = largest / 127;
@@ -69,7 +69,7 @@ void matmul(Device&, In x, const Weight& w, Epilogue epilogue, Compute compute, 
   std::vector<float> second(static_cast<size_t>(w.cols));
   std::vector<std::vector<double>> inputs;
   for (int64_t t = 0; t < x.dim[0]; ++t)
-    inputs.push_back(activations(x.row<float>(t), w.cols, compute));
+    inputs.push_back(activations(x.row<float>(t), w.cols, compute, activation_columns(w.type)));
   for (int64_t n = 0; n < w.rows; ++n) {
     unpack_row(w, 0, n, first);
     if (w.paired) unpack_row(w, 1, n, second);

@@ -157,7 +157,8 @@ void unpack_groups(const Weight& w, const std::byte* panel, int64_t n, std::span
 }  // namespace
 
 std::string_view name_of(WeightType type) {
-  constexpr std::string_view names[] = {"f32", "f16", "bf16", "w8", "w4", "k8", "k4"};
+  constexpr std::string_view names[] = {"f32",   "f16",    "bf16",   "w8", "w4", "w8g64",
+                                        "w4g64", "w8g128", "w4g128", "k8", "k4"};
   return names[static_cast<size_t>(type)];
 }
 
@@ -171,7 +172,11 @@ int64_t panel_bytes(WeightType type, int64_t cols) {
       return (cols + 1) / 2 * 2 * kPanel * 2;
     case WeightType::w8:
     case WeightType::w4:
-      return cols / kGroup * group_bytes(type);
+    case WeightType::w8g64:
+    case WeightType::w4g64:
+    case WeightType::w8g128:
+    case WeightType::w4g128:
+      return cols / group_columns(type) * group_bytes(type);
     case WeightType::k8:
     case WeightType::k4:
       return cols / kSuper * super_bytes(type);

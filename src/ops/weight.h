@@ -14,18 +14,18 @@ namespace sala {
 /// How the entries of a weight matrix are stored.
 ///   f32, f16, bf16   as such
 ///   w8, w4           unsigned 8- and 4-bit integers q with, for each row and each group of
-///   `kGroup` columns, a scale and
-///                    a minimum in f16: the value is scale * q + min (one fused multiply-add in
-///                    f32)
+///                    `kGroup` columns, a scale and a minimum in f16: the value is scale * q + min
+///                    (one fused multiply-add in f32)
+///   w8g64, w4g64, w8g128, w4g128   the same with groups of 64 and 128 columns
 ///   k8, k4           the same with scales in two levels: for each 256 columns d and m in f16, for
 ///                    each group of 16 (k8) or 32 (k4) columns s and t in i8; scale = d * s and
 ///                    min = m * t, which are exact in f32
-enum class WeightType : uint8_t { f32, f16, bf16, w8, w4, k8, k4 };
+enum class WeightType : uint8_t { f32, f16, bf16, w8, w4, w8g64, w4g64, w8g128, w4g128, k8, k4 };
 
 std::string_view name_of(WeightType type);
 
-/// Output rows in a panel, columns in a quantisation group, and columns in a block of groups whose
-/// scales have two levels.
+/// Output rows in a panel, columns in the quantisation groups that most types have, and columns in
+/// a block of groups whose scales have two levels.
 inline constexpr int kPanel = 32;
 inline constexpr int kGroup = 32;
 inline constexpr int kSuper = 256;
@@ -33,12 +33,33 @@ inline constexpr int kSuper = 256;
 constexpr bool quantised(WeightType type) { return type >= WeightType::w8; }
 constexpr bool two_level(WeightType type) { return type >= WeightType::k8; }
 /// Whether a code takes four bits.
-constexpr bool narrow(WeightType type) { return type == WeightType::w4 || type == WeightType::k4; }
+constexpr bool narrow(WeightType type) {
+  return type == WeightType::w4 || type == WeightType::w4g64 || type == WeightType::w4g128 ||
+         type == WeightType::k4;
+}
 /// Columns that share a scale and a minimum.
-constexpr int group_columns(WeightType type) { return type == WeightType::k8 ? 16 : kGroup; }
+constexpr int group_columns(WeightType type) {
+  switch (type) {
+    case WeightType::k8:
+      return 16;
+    case WeightType::w8g64:
+    case WeightType::w4g64:
+      return 64;
+    case WeightType::w8g128:
+    case WeightType::w4g128:
+      return 128;
+    default:
+      return kGroup;
+  }
+}
+/// Columns of an int8 activation group beside a weight of this type: those of the weight's group,
+/// so that an integer sum runs over a whole group, but at least kGroup.
+constexpr int activation_columns(WeightType type) {
+  return group_columns(type) < kGroup ? kGroup : group_columns(type);
+}
 /// What the number of columns is a multiple of.
 constexpr int column_unit(WeightType type) {
-  return two_level(type) ? kSuper : quantised(type) ? kGroup : 1;
+  return two_level(type) ? kSuper : quantised(type) ? group_columns(type) : 1;
 }
 
 /// A weight matrix W [rows, cols] of a linear map y = x W^T, packed for the kernels of every ISA:
@@ -49,15 +70,15 @@ constexpr int column_unit(WeightType type) {
 /// A panel, byte by byte (n = row in the panel 0..31, k = column):
 ///   f32, f16   [cols][32]                       element (k, n)
 ///   bf16       [ceil(cols/2)][32][2]            element (k/2, n, k%2)
-///   w8         [cols/32 groups] of { f16 scale[32], f16 min[32], u8 [8][32][4] }    byte (k%32/4,
-///   n, k%4) w4         [cols/32 groups] of { f16 scale[32], f16 min[32], u8 [4][32][4] }    byte
-///   (k%32/8, n, k%4): low nibble
-///              for the columns with k%8 < 4, high nibble for k%8 >= 4
+///   w8 family  [cols/G groups] of { f16 scale[32], f16 min[32], u8 [G/4][32][4] }   byte (k%G/4,
+///              n, k%4); G = group_columns
+///   w4 family  [cols/G groups] of { f16 scale[32], f16 min[32], u8 [G/8][32][4] }   byte (k%G/8,
+///              n, k%4): low nibble for the columns with k%8 < 4, high nibble for k%8 >= 4
 ///   k8         [cols/256] of { f16 d[32], f16 m[32], [16 groups] of { i8 s[32], i8 t[32],
 ///              u8 [4][32][4] } }    byte (k%16/4, n, k%4)
 ///   k4         [cols/256] of { f16 d[32], f16 m[32], [8 groups] of { i8 s[32], i8 t[32],
 ///              u8 [4][32][4] } }    codes as in w4
-/// `cols` of w8 and w4 is a multiple of 32, of k8 and k4 of 256.
+/// `cols` is a multiple of column_unit: of G, and of 256 for k8 and k4.
 ///
 /// A paired weight holds two matrices of equal shape (gate and up): panel 2j is panel j of the
 /// first, panel 2j+1 panel j of the second; `rows` counts the rows of one.

@@ -109,6 +109,10 @@ std::vector<Shape> shapes() {
     for (const WeightType type : {WeightType::w8, WeightType::w4})
       for (const int64_t rows : {1, 31, 32, 33, 100})
         for (const int64_t cols : {32, 96}) all.push_back({type, rows, cols, paired});
+    for (const WeightType type :
+         {WeightType::w8g64, WeightType::w4g64, WeightType::w8g128, WeightType::w4g128})
+      for (const int64_t rows : {1, 31, 32, 33, 100})
+        for (const int64_t cols : {128, 384}) all.push_back({type, rows, cols, paired});
     for (const WeightType type : {WeightType::k8, WeightType::k4})
       for (const int64_t rows : {1, 31, 32, 33, 100})
         for (const int64_t cols : {256, 768}) all.push_back({type, rows, cols, paired});
@@ -155,6 +159,25 @@ TEST(Layout, CodesFollowTheirScales) {
   EXPECT_EQ(reinterpret_cast<const uint16_t*>(bytes8 + 1152)[32 + 5], 9);
   EXPECT_EQ(bytes8[1152 + 128 + (9 / 4 * 32 + 5) * 4 + 1], (5 + 41) % 16);
   EXPECT_EQ(bytes4[640 + 128 + (9 / 8 * 32 + 5) * 4 + 1], (5 + 41) % 16 | (5 + 45) % 16 << 4);
+}
+
+TEST(Layout, WiderGroupsHaveTheSameOrder) {
+  const auto read = [](int, int64_t n, WeightRow& row) {
+    for (int k = 0; k < 256; ++k) row.codes.push_back(static_cast<uint8_t>((n + k) % 16));
+    row.scales = {1, 2};
+    row.mins = {3, static_cast<uint16_t>(4 + n)};
+  };
+  const Weight w8 = pack(WeightType::w8g128, 32, 256, false, read, serial);
+  const Weight w4 = pack(WeightType::w4g128, 32, 256, false, read, serial);
+  EXPECT_EQ(w8.panel_bytes(), 2 * (128 + 4096));
+  EXPECT_EQ(w4.panel_bytes(), 2 * (128 + 2048));
+  const auto* bytes8 = reinterpret_cast<const uint8_t*>(w8.data);
+  const auto* bytes4 = reinterpret_cast<const uint8_t*>(w4.data);
+  // Group 1, row 5, columns 128 + 105 and 128 + 109.
+  EXPECT_EQ(reinterpret_cast<const uint16_t*>(bytes8 + 4224)[5], 2);
+  EXPECT_EQ(reinterpret_cast<const uint16_t*>(bytes4 + 2176)[32 + 5], 9);
+  EXPECT_EQ(bytes8[4224 + 128 + (105 / 4 * 32 + 5) * 4 + 1], (5 + 233) % 16);
+  EXPECT_EQ(bytes4[2176 + 128 + (105 / 8 * 32 + 5) * 4 + 1], (5 + 233) % 16 | (5 + 237) % 16 << 4);
 }
 
 TEST(Layout, GroupsOfTwoLevelsFollowTheirSuperblock) {
