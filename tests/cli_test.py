@@ -463,6 +463,12 @@ class Documented(Case):
         out = self.compare("run", "run", self.good, "-p", "hello", "-n", 5, "--temp", 0)
         self.assertEqual(out["generated_tokens"], len(out["tokens"]))
 
+    def test_quantize(self):
+        with tempfile.TemporaryDirectory() as folder:
+            out = self.compare("quantize IN OUT", "quantize", self.good, f"{folder}/w8", "--type", "w8", "--group", 32,
+                               varying=("types", "others"))
+            self.assertEqual(out["bytes"], pathlib.Path(folder, "w8", "model.safetensors").stat().st_size)
+
     def test_inspect(self):
         out = self.compare("inspect", "inspect", self.good, "--ctx", 1000, varying=("types",))
         shapes = [np.prod(s) for s in make_checkpoint.sala_ref.tensor_shapes(self.config).values()]

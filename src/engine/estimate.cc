@@ -1,8 +1,11 @@
 #include "engine/estimate.h"
 
 #include <algorithm>
+#include <optional>
+#include <string>
 
 #include "weights/decode.h"
+#include "weights/packed.h"
 
 namespace sala {
 namespace {
@@ -11,9 +14,27 @@ constexpr int64_t kChunk = 512;         // of RunOptions
 constexpr int64_t kLightningCell = 32;  // tokens that one Lightning state is behind at most
 
 /// Tensors of two dimensions are matrices; the embedding is read by rows unless it is the head too.
-bool is_embedding(const StoredTensor& tensor) { return tensor.name == "model.embed_tokens.weight"; }
-bool is_head(const StoredTensor& tensor, bool tied) {
-  return tied ? is_embedding(tensor) : tensor.name == "lm_head.weight";
+bool is_embedding(const std::string& name) { return name == "model.embed_tokens.weight"; }
+bool is_head(const std::string& name, bool tied) {
+  return tied ? is_embedding(name) : name == "lm_head.weight";
+}
+
+struct Matrix {
+  std::string name;
+  WeightType type;
+  int64_t bytes;  ///< packed
+  int64_t elements;
+};
+
+/// The matrix that a tensor is, if it is one that a model can be made of.
+std::optional<Matrix> matrix_of(const StoredTensor& tensor) {
+  if (const auto packed = parse_packed(tensor))
+    return Matrix{packed->parts, packed->type, static_cast<int64_t>(tensor.bytes.size()),
+                  packed->elements()};
+  if (tensor.shape.size() != 2 || tensor.type == StoredType::other) return {};
+  const WeightType type = weight_type(tensor.type);
+  const int64_t panels = (tensor.shape[0] + kPanel - 1) / kPanel;
+  return Matrix{tensor.name, type, panels * panel_bytes(type, tensor.shape[1]), tensor.elements()};
 }
 
 /// Operations of attention over `n` tokens of a layer: scores and values, where sparse over the
@@ -43,18 +64,17 @@ Estimate::Estimate(const ModelFiles& files, const Machine& machine)
       read_rate_(machine.read),
       f32_rate_(machine.many.f32) {
   for (const StoredTensor& tensor : files.weights.tensors()) {
-    if (tensor.shape.size() != 2 || tensor.type == StoredType::other) continue;
-    const WeightType type = weight_type(tensor.type);
-    const int64_t panels = (tensor.shape[0] + kPanel - 1) / kPanel;
-    const int64_t bytes = panels * panel_bytes(type, tensor.shape[1]);
-    const double operations = 2.0 * static_cast<double>(tensor.elements());
+    const auto matrix = matrix_of(tensor);
+    if (!matrix) continue;
+    const auto& [name, type, bytes, elements] = *matrix;
+    const double operations = 2.0 * static_cast<double>(elements);
     // One row reads the weights from memory and multiplies them: the slower of the two.
     const double one =
         std::max(static_cast<double>(bytes) / machine.read, operations / machine.one.of(type));
     weight_bytes_ += bytes;
-    if (is_head(tensor, config_.tied)) {
+    if (is_head(name, config_.tied)) {
       head_seconds_ = one;
-    } else if (!is_embedding(tensor)) {
+    } else if (!is_embedding(name)) {
       row_seconds_ += operations / machine.many.of(type);
       step_seconds_ += one;
     }

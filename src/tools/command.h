@@ -54,6 +54,7 @@ void add_eval(CLI::App& app);
 void add_trace(CLI::App& app);
 void add_doctor(CLI::App& app);
 void add_serve(CLI::App& app);
+void add_quantize(CLI::App& app);
 void add_session(CLI::App& app);
 /// `app` is the command `session`.
 void add_session_ingest(CLI::App& app);

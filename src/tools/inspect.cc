@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "tools/command.h"
+#include "weights/packed.h"
 
 namespace sala {
 namespace {
@@ -74,9 +75,11 @@ void InspectCommand::run() const {
   int64_t parameters = 0, bytes = 0;
   std::map<std::string, int64_t> types;
   for (const StoredTensor& tensor : files.weights.tensors()) {
-    parameters += tensor.elements();
+    const auto packed = parse_packed(tensor);
+    parameters += packed ? packed->elements() : tensor.elements();
     bytes += static_cast<int64_t>(tensor.bytes.size());
-    types[std::string(name_of(tensor.type))] += static_cast<int64_t>(tensor.bytes.size());
+    types[std::string(packed ? name_of(packed->type) : name_of(tensor.type))] +=
+        static_cast<int64_t>(tensor.bytes.size());
   }
   const auto specs = cache_specs(c, type);
   Json layers = Json::array();
@@ -84,7 +87,10 @@ void InspectCommand::run() const {
     const std::string prefix = fmt::format("model.layers.{}.", i);
     int64_t layer_parameters = 0;
     for (const StoredTensor& tensor : files.weights.tensors())
-      if (tensor.name.starts_with(prefix)) layer_parameters += tensor.elements();
+      if (tensor.name.starts_with(prefix)) {
+        const auto packed = parse_packed(tensor);
+        layer_parameters += packed ? packed->elements() : tensor.elements();
+      }
     layers.push_back(
         {{"mixer", name_of(c.mixers[i])},
          {"sparse", c.mixers[i] == MixerKind::attention && c.attention.sparse.has_value()},

@@ -22,6 +22,7 @@ int run(int argc, char** argv) {
   sala::add_trace(app);
   sala::add_doctor(app);
   sala::add_serve(app);
+  sala::add_quantize(app);
   sala::add_session(app);
   app.footer("Every option can also be set as SALA_<OPTION>, e.g. SALA_THREADS=4 for --threads 4.");
   const auto is_first = [&](const CLI::App* command) { return command->get_name() == argv[1]; };

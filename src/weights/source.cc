@@ -1,18 +1,23 @@
 #include "weights/source.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <atomic>
 #include <mutex>
-#include <optional>
+#include <numeric>
 
 #include "base/error.h"
 #include "weights/decode.h"
 #include "weights/describe.h"
+#include "weights/round.h"
 #include "weights/safetensors.h"
 
 namespace sala {
 namespace {
 
 constexpr int64_t kReportEvery = int64_t{32} << 20;
+constexpr size_t kAlignment = 64;  // of packed weights: a line of the cache
 
 }  // namespace
 
@@ -26,6 +31,10 @@ WeightSource::WeightSource(std::vector<StoredTensor> tensors, std::string origin
     if (!index_.try_emplace(tensors_[i].name, i).second)
       fail("{}: two tensors are named {}; the file is damaged, obtain it again",
            file_of(tensors_[i]), printable(tensors_[i].name));
+    if (const auto packed = parse_packed(tensors_[i]))
+      if (!packed_.try_emplace(packed->parts, i).second)
+        fail("{}: two tensors hold {}; quantize the model again", file_of(tensors_[i]),
+             printable(packed->parts));
     bytes_total_ += static_cast<int64_t>(tensors_[i].bytes.size());
   }
 }
@@ -104,45 +113,103 @@ Tensor WeightSource::take_vector(const std::string& name, int64_t n) {
 }
 
 Weight WeightSource::take_matrix(const std::string& name, int64_t rows, int64_t cols) {
+  if (const auto packed = take_packed(name, rows, cols)) return *packed;
   const Part part{.matrix = &take(name, {rows, cols})};
-  return pack_parts({&part, 1}, rows, cols, false);
+  return pack_parts(name, {&part, 1}, rows, cols, false);
 }
 
 Weight WeightSource::take_stack(std::span<const std::string> names, std::span<const int64_t> rows,
                                 int64_t cols) {
   SALA_CHECK(names.size() == rows.size() && !names.empty(), "{} names, {} heights", names.size(),
              rows.size());
+  const int64_t height = std::accumulate(rows.begin(), rows.end(), int64_t{0});
+  const std::string joined = fmt::format("{}", fmt::join(names, "+"));
+  if (const auto packed = take_packed(joined, height, cols)) return *packed;
   std::vector<Part> parts;
   int64_t total = 0;
   for (size_t i = 0; i < names.size(); ++i) {
     parts.push_back({.matrix = &take(names[i], {rows[i], cols}), .first = total});
     total += rows[i];
   }
-  return pack_parts(parts, total, cols, false);
+  return pack_parts(joined, parts, total, cols, false);
 }
 
 Weight WeightSource::take_pair(const std::string& first, const std::string& second, int64_t rows,
                                int64_t cols) {
+  const std::string joined = first + "|" + second;
+  if (const auto packed = take_packed(joined, rows, cols)) return *packed;
   const Part parts[] = {{.matrix = &take(first, {rows, cols})},
                         {.matrix = &take(second, {rows, cols})}};
-  return pack_parts(parts, rows, cols, true);
+  return pack_parts(joined, parts, rows, cols, true);
 }
 
-Weight WeightSource::pack_parts(std::span<const Part> parts, int64_t rows, int64_t cols,
-                                bool paired) {
+std::optional<Weight> WeightSource::take_packed(const std::string& parts, int64_t rows,
+                                                int64_t cols) {
+  const auto entry = packed_.find(parts);
+  if (entry == packed_.end()) return {};
+  const StoredTensor& tensor = tensors_[entry->second];
+  const PackedMatrix matrix = *parse_packed(tensor);
+  SALA_CHECK(!taken_[entry->second], "tensor {} is taken twice", tensor.name);
+  const auto refuse = [&](const std::string& what) {
+    fail(
+        "{}: tensor {} {}; quantize the model again, or check that its configuration belongs to it",
+        file_of(tensor), printable(tensor.name), what);
+  };
+  if (matrix.rows != rows || matrix.cols != cols)
+    refuse(fmt::format("holds {} x {}, expected {} x {}", matrix.rows, matrix.cols, rows, cols));
+  if (cols % column_unit(matrix.type) != 0)
+    refuse(fmt::format("has groups of {} columns, which do not divide {}",
+                       group_columns(matrix.type), cols));
+  Weight weight{
+      .type = matrix.type, .rows = rows, .cols = cols, .paired = matrix.paired(), .storage = {}};
+  const int64_t shape[] = {weight.panels(), weight.panel_bytes()};
+  if (!std::ranges::equal(tensor.shape, shape))
+    refuse(fmt::format("has shape {}, expected {} (panels of 32 rows, bytes of a panel)",
+                       shape_text(tensor.shape), shape_text(shape)));
+  if (reinterpret_cast<uintptr_t>(tensor.bytes.data()) % kAlignment != 0)
+    refuse(fmt::format("does not begin at a multiple of {} bytes", kAlignment));
+  weight.data = tensor.bytes.data();
+  // The model keeps the file mapped.
+  weight.storage = Storage(std::const_pointer_cast<MappedFile>(tensor.file), nullptr);
+  std::atomic<int64_t> unsound = -1;
+  run_in_slices(static_cast<int64_t>(tensor.bytes.size()), weight.panels(), [&](int64_t panel) {
+    if (!sound_panel(weight, panel)) unsound = panel;
+  });
+  if (unsound >= 0)
+    refuse(fmt::format("has a scale or minimum in panel {} that is not a finite number",
+                       unsound.load()));
+  taken_[entry->second] = true;
+  return weight;
+}
+
+Weight WeightSource::pack_parts(const std::string& names, std::span<const Part> parts, int64_t rows,
+                                int64_t cols, bool paired) {
   WeightType type = weight_type(parts[0].matrix->type);
   int64_t stored = 0;
   for (const Part& part : parts) {
     type = common_type(type, weight_type(part.matrix->type));
     stored += static_cast<int64_t>(part.matrix->bytes.size());
   }
+  const WeightType exact = type;
+  PackedMatrix matrix{.parts = names, .type = exact, .rows = rows, .cols = cols};
+  if (sink != nullptr) matrix.type = type = sink->choose(matrix);
+  if (sink != nullptr && !sink->take)
+    return {.type = type, .rows = rows, .cols = cols, .paired = paired, .storage = {}};
   std::mutex mutex;
   std::optional<std::pair<const StoredTensor*, int64_t>> unsound;  // guarded by mutex
   const auto read = [&](int which, int64_t n, WeightRow& row) {
     const Part* part = &parts[static_cast<size_t>(which)];
     if (!paired)
       while (part + 1 < parts.data() + parts.size() && part[1].first <= n) ++part;
-    if (decode_row(*part->matrix, n - part->first, type, row)) return;
+    if (type == exact) {
+      if (decode_row(*part->matrix, n - part->first, type, row)) return;
+    } else {
+      thread_local WeightRow floats;
+      floats.values.clear();
+      if (decode_row(*part->matrix, n - part->first, WeightType::f32, floats) &
+          round_row(floats.values, type, row))
+        return;
+    }
     const std::lock_guard lock(mutex);
     if (!unsound) unsound = {part->matrix, n - part->first};
   };
@@ -151,11 +218,17 @@ Weight WeightSource::pack_parts(std::span<const Part> parts, int64_t rows, int64
                        run_in_slices(stored, count, work);
                      });
   if (unsound)
-    fail(
-        "{}: tensor {}: a block of row {} has a scale or minimum that is not a finite f16 number; "
-        "the file is damaged, obtain it again",
-        file_of(*unsound->first), printable(unsound->first->name), unsound->second);
+    fail("{}: tensor {}: {} of row {} {}; the file is damaged, obtain it again",
+         file_of(*unsound->first), printable(unsound->first->name),
+         type == exact ? "a block" : "a number", unsound->second,
+         type == exact ? "has a scale or minimum that is not a finite f16 number"
+                       : "is not finite or beyond 65504");
   for (const Part& part : parts) release(*part.matrix);
+  if (sink != nullptr) {
+    sink->take(matrix, weight);
+    weight.storage = {};
+    weight.data = nullptr;
+  }
   return weight;
 }
 

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <functional>
 #include <initializer_list>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,12 +13,22 @@
 
 #include "ops/weight.h"
 #include "tensor/tensor.h"
+#include "weights/packed.h"
 #include "weights/stored_tensor.h"
 
 namespace sala {
 
 /// Runs work(i) for i in [0, count) on any threads.
 using ParallelFor = std::function<void(int64_t count, const std::function<void(int64_t)>& work)>;
+
+/// Who wants the packed matrices themselves rather than a model made of them (quantize).
+struct MatrixSink {
+  /// The type in which a matrix is wanted that its file holds in `matrix.type`.
+  std::function<WeightType(const PackedMatrix& matrix)> choose;
+  /// Gets each matrix when it is packed; the model gets one without data. Where this is not set
+  /// nothing is packed.
+  std::function<void(const PackedMatrix& matrix, const Weight& weight)> take;
+};
 
 /// The tensors of a checkpoint, by Hugging Face names. Each is taken once, with the shape that the
 /// model expects: the model's constructor is the schema. Errors name the file, the tensor, what was
@@ -35,6 +46,8 @@ class WeightSource {
   std::function<void(int64_t done, int64_t total)> progress;
   /// How packing is spread over threads; serial when not set.
   ParallelFor parallel;
+  /// Where matrices go; null: to the model.
+  const MatrixSink* sink = nullptr;
 
   bool has(std::string_view name) const;
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
@@ -43,7 +56,8 @@ class WeightSource {
   /// A vector of n values as f32. Stored as F32, F16 or BF16.
   Tensor take_vector(const std::string& name, int64_t n);
   /// A matrix [rows, cols] of a linear map, packed in the narrowest type that holds what is stored
-  /// without loss. Taking a tensor lets go of its pages of the file.
+  /// without loss. Taking a tensor lets go of its pages of the file; a matrix that the file holds
+  /// packed (packed.h) is used where it lies.
   Weight take_matrix(const std::string& name, int64_t rows, int64_t cols);
   /// Matrices of one width laid one under the other, as one map: part i is `names[i]` with rows[i]
   /// rows. Where the parts differ in type, the result has the narrowest type that holds all of them
@@ -64,7 +78,9 @@ class WeightSource {
   };
 
   const StoredTensor& take(const std::string& name, std::initializer_list<int64_t> shape);
-  Weight pack_parts(std::span<const Part> parts, int64_t rows, int64_t cols, bool paired);
+  std::optional<Weight> take_packed(const std::string& parts, int64_t rows, int64_t cols);
+  Weight pack_parts(const std::string& names, std::span<const Part> parts, int64_t rows,
+                    int64_t cols, bool paired);
   void run_in_slices(int64_t stored, int64_t count, const std::function<void(int64_t)>& work);
   void release(const StoredTensor& tensor);
   void report(int64_t taken);
@@ -74,6 +90,7 @@ class WeightSource {
   std::vector<StoredTensor> tensors_;
   std::vector<bool> taken_;
   std::unordered_map<std::string, size_t> index_;
+  std::unordered_map<std::string, size_t> packed_;  ///< by the names of the parts
   int64_t bytes_taken_ = 0;
   int64_t bytes_total_ = 0;
   int64_t bytes_reported_ = 0;
