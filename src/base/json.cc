@@ -35,13 +35,17 @@ int depth_of(std::string_view text) {
 
 }  // namespace
 
-Json parse_json(std::string_view text, const std::string& name) {
+void check_json_text(std::string_view text, const std::string& name) {
   if (const int depth = depth_of(text); depth > kMaxDepth)
     fail("{}: JSON is nested {} levels deep, more than the {} that are accepted", name, depth,
          kMaxDepth);
   // The library takes a NUL for the end and would ignore what follows.
   if (const size_t nul = text.find('\0'); nul != std::string_view::npos)
     fail("{}: not valid JSON: byte {} is NUL; the file is damaged", name, nul);
+}
+
+Json parse_json(std::string_view text, const std::string& name) {
+  check_json_text(text, name);
   try {
     return Json::parse(text);
   } catch (const Json::exception& e) {

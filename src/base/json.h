@@ -9,9 +9,12 @@ namespace sala {
 
 using Json = nlohmann::json;
 
-/// Parses `text`, which came from `name` (a path, for messages). Bounded: nesting deeper than 256
-/// levels, duplicate-free or not, is refused before it can exhaust the stack. Throws Error with the
-/// line and column of the fault.
+/// Refuses what no parser should see: nesting deeper than 256 levels, which can exhaust the stack,
+/// and NUL bytes. Throws Error; `name` is where `text` came from.
+void check_json_text(std::string_view text, const std::string& name);
+
+/// Parses `text`, which came from `name` (a path, for messages). Bounded by check_json_text. Throws
+/// Error with the line and column of the fault.
 Json parse_json(std::string_view text, const std::string& name);
 
 /// Reads and parses a whole file.

@@ -22,6 +22,7 @@ using boost::system::error_code;
 
 constexpr auto kTuple = asio::as_tuple(asio::use_awaitable);
 constexpr auto kPing = std::chrono::seconds(1);
+constexpr auto kLinger = std::chrono::seconds(5);
 constexpr std::string_view kComment = ": \n\n";
 
 std::string reason(int status) {
@@ -189,7 +190,16 @@ struct HttpServer::Impl {
       const std::string text =
           head(status, "application/json", {}, false, body.size(), false) + body;
       stream.expires_after(server.options.write_time);
-      co_await asio::async_write(stream, asio::buffer(text), kTuple);
+      auto [failed, written] = co_await asio::async_write(stream, asio::buffer(text), kTuple);
+      // A client that is still sending hears the answer only if what it sends is taken, for a
+      // while.
+      stream.socket().shutdown(tcp::socket::shutdown_send, failed);
+      stream.expires_after(kLinger);
+      std::vector<char> waste(1 << 16);
+      while (!failed) {
+        auto [done, bytes] = co_await stream.async_read_some(asio::buffer(waste), kTuple);
+        failed = done;
+      }
     }
 
     /// Tells the answer that the client has left. Bytes that come are the next request.

@@ -206,8 +206,8 @@ Weight WeightSource::pack_parts(const std::string& names, std::span<const Part> 
     } else {
       thread_local WeightRow floats;
       floats.values.clear();
-      if (decode_row(*part->matrix, n - part->first, WeightType::f32, floats) &
-          round_row(floats.values, type, row))
+      const bool decoded = decode_row(*part->matrix, n - part->first, WeightType::f32, floats);
+      if (round_row(floats.values, type, row) && decoded)
         return;
     }
     const std::lock_guard lock(mutex);

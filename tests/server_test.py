@@ -1,0 +1,269 @@
+#!/usr/bin/env python3
+"""`sala serve` through its port: what clients get, alone and in a crowd, and what the server does with those that are wrong,
+slow, many or gone. The last test is the client that people use (PyPI's openai), where it is installed."""
+import concurrent.futures
+import http.client
+import json
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import unittest
+
+import harness
+import tiny_model
+
+HELLO = [{"role": "user", "content": "hello, tell me all"}]
+
+
+class Server:
+    """A running server; `with` ends it by SIGTERM, which must end it well."""
+
+    def __init__(self, model, *flags):
+        self.process = subprocess.Popen([str(harness.PROGRAM), "serve", str(model), "--port", "0", "--threads", "1", *map(str, flags)],
+                                        env=harness.ENVIRONMENT, stderr=subprocess.PIPE, encoding="utf-8")
+        self.said = []
+        while True:
+            line = self.process.stderr.readline()
+            if not line:
+                raise AssertionError("the server ended: " + "".join(self.said))
+            self.said.append(line)
+            if found := re.search(r"on http://127\.0\.0\.1:(\d+)", line):
+                self.port = int(found[1])
+                break
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        self.said += self.process.stderr.read().splitlines(keepends=True)
+        status = self.process.wait(60)
+        if status != 0:
+            raise AssertionError(f"the server ended with {status}: {''.join(self.said)[-2000:]}")
+
+    def ask(self, method, path, body=None, headers=None):
+        """Returns (status, JSON or text)."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        text = body if body is None or isinstance(body, (str, bytes)) else json.dumps(body)
+        connection.request(method, path, text, headers or {})
+        answer = connection.getresponse()
+        data = answer.read().decode()
+        connection.close()
+        return answer.status, json.loads(data) if answer.headers["Content-Type"] == "application/json" else data
+
+    def chat(self, **fields):
+        status, answer = self.ask("POST", "/v1/chat/completions", {"messages": HELLO, "temperature": 0, "max_tokens": 12} | fields)
+        if status != 200:
+            raise AssertionError(f"{status}: {answer}")
+        return answer
+
+    def stream(self, path="/v1/chat/completions", **fields):
+        """The JSON of every event but the last, [DONE], which must be there."""
+        _, text = self.ask("POST", path, {"messages": HELLO, "temperature": 0, "max_tokens": 12, "stream": True} | fields)
+        events = [line[6:] for line in text.split("\n") if line.startswith("data: ")]
+        if events[-1] != "[DONE]":
+            raise AssertionError(text)
+        return [json.loads(e) for e in events[:-1]]
+
+
+class Serve(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.scratch = tempfile.TemporaryDirectory()
+        cls.folder = pathlib.Path(cls.scratch.name)
+        cls.model = cls.folder / "tiny"
+        tiny_model.make(cls.model)
+        cls.server = Server(cls.model, "--ctx-size", 8192)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.__exit__()
+        cls.scratch.cleanup()
+
+    def test_an_answer_is_that_of_sala_run(self):
+        want = json.loads(harness.sala("run", self.model, "-p", HELLO[0]["content"], "-n", 12, "--temp", 0, "--json"))
+        answer = self.server.chat()
+        self.assertEqual(answer["choices"][0]["message"], {"role": "assistant", "content": want["text"]})
+        self.assertEqual(answer["choices"][0]["finish_reason"], want["finish_reason"])
+        self.assertEqual(answer["usage"]["completion_tokens"], want["generated_tokens"])
+        self.assertEqual(answer["usage"]["prompt_tokens"], want["prompt_tokens"])
+        self.assertEqual(answer["model"], "tiny")
+
+    def test_streams_add_up(self):
+        whole = self.server.chat(logprobs=True)
+        pieces = self.server.stream(logprobs=True, stream_options={"include_usage": True})
+        deltas = [p["choices"][0]["delta"] for p in pieces if p["choices"]]
+        self.assertEqual(deltas[0]["role"], "assistant")
+        self.assertEqual("".join(d.get("content", "") for d in deltas), whole["choices"][0]["message"]["content"])
+        logprobs = [l for p in pieces if p["choices"] and p["choices"][0]["logprobs"] for l in p["choices"][0]["logprobs"]["content"]]
+        self.assertEqual(logprobs, whole["choices"][0]["logprobs"]["content"])
+        self.assertEqual(pieces[-1]["choices"], [])
+        self.assertEqual(pieces[-1]["usage"]["completion_tokens"], 12)
+
+    def test_a_crowd_gets_what_each_gets_alone(self):
+        asked = [dict(messages=[{"role": "user", "content": f"hello {i % 7} " * (1 + i % 5)}], temperature=1.0, seed=i, max_tokens=20)
+                 for i in range(64)]
+        alone = [self.server.chat(**a)["choices"] for a in asked]
+        with concurrent.futures.ThreadPoolExecutor(64) as pool:
+            crowd = list(pool.map(lambda a: self.server.chat(**a)["choices"], asked))
+        self.assertEqual(crowd, alone)
+
+    def test_choices(self):
+        fields = dict(temperature=1.0, seed=5, max_tokens=8)
+        three = self.server.chat(n=3, **fields)
+        self.assertEqual([c["index"] for c in three["choices"]], [0, 1, 2])
+        for i, choice in enumerate(three["choices"]):
+            self.assertEqual(choice["message"], self.server.chat(**fields | {"seed": 5 + i})["choices"][0]["message"])
+
+    def test_known_prompts_are_not_read_again(self):
+        message = [{"role": "user", "content": "the window and the sea " * 20}]
+        first = self.server.chat(messages=message)["usage"]
+        again = self.server.chat(messages=message)["usage"]
+        self.assertEqual(again["prompt_tokens_details"]["cached_tokens"], first["prompt_tokens"] - 1)
+        self.assertLessEqual(again["prompt_tokens_details"]["read_again_tokens"], 32)
+
+    def test_completions(self):
+        ask = lambda **f: self.server.ask("POST", "/v1/completions", {"temperature": 0, "max_tokens": 5} | f)  # noqa: E731
+        status, text = ask(prompt="hello all")
+        self.assertEqual(status, 200)
+        ids = self.server.ask("POST", "/tokenize", {"prompt": "hello all"})[1]["tokens"]
+        self.assertEqual(ask(prompt=ids)[1]["choices"], text["choices"])
+        status, both = ask(prompt=[ids, ids[:3]], echo=True, logprobs=2, max_tokens=1)
+        self.assertEqual(status, 200)
+        for choice, prompt in zip(both["choices"], (ids, ids[:3])):
+            logprobs = choice["logprobs"]
+            self.assertEqual(len(logprobs["tokens"]), len(prompt) + 1)
+            self.assertIsNone(logprobs["token_logprobs"][0])
+            self.assertTrue(all(l < 0 for l in logprobs["token_logprobs"][1:]))
+            self.assertGreaterEqual(len(logprobs["top_logprobs"][1]), 2)
+        # The prompt's own numbers are those of a run that wrote it.
+        written = ask(prompt=ids, logprobs=0)[1]["choices"][0]["logprobs"]
+        longer = ids + [self.server.ask("POST", "/tokenize", {"prompt": t, "add_special_tokens": False})[1]["tokens"][0]
+                        for t in written["tokens"] if t.isascii() and t.isalnum()][:1]
+        if len(longer) > len(ids) and written["tokens"][0].isascii() and written["tokens"][0].isalnum():
+            echoed = ask(prompt=longer, echo=True, logprobs=0, max_tokens=0)[1]["choices"][0]["logprobs"]
+            self.assertEqual(echoed["token_logprobs"][-1], written["token_logprobs"][0])
+
+    def test_stop_strings_end_a_reply(self):
+        text = self.server.chat()["choices"][0]["message"]["content"]
+        cut = self.server.chat(stop=text[3:5])["choices"][0]
+        self.assertEqual(cut["message"]["content"], text[:text.index(text[3:5])])
+        self.assertEqual(cut["finish_reason"], "stop")
+
+    def test_text_endpoints(self):
+        self.assertEqual(self.server.ask("GET", "/v1/models")[1]["data"][0]["id"], "tiny")
+        for path in ("/health", "/ready", "/version", "/tokenizer_info"):
+            self.assertEqual(self.server.ask("GET", path)[0], 200)
+        tokens = self.server.ask("POST", "/tokenize", {"content": "hello"})[1]["tokens"]
+        self.assertEqual(self.server.ask("POST", "/detokenize", {"tokens": tokens})[1]["prompt"], "hello")
+        self.assertIn("<|im_start|>user\nhello", self.server.ask("POST", "/apply-template", {"messages": HELLO})[1]["prompt"])
+        self.server.chat()
+        metrics = self.server.ask("GET", "/metrics")[1]
+        for name in ("sala:requests_running", "vllm:generation_tokens_total", "vllm:time_to_first_token_seconds_bucket"):
+            self.assertRegex(metrics, rf"(?m)^{name}{{.*}} \d")
+
+    def test_refuses_by_name(self):
+        post = lambda body, path="/v1/chat/completions": self.server.ask("POST", path, body)  # noqa: E731
+        for body, status, words in (("{", 400, "line 1"), ({"messages": HELLO, "n": 99}, 400, "from 1 to 8"),
+                                    ({"messages": HELLO, "model": "gpt"}, 404, '"tiny"'), ({"messages": []}, 400, "messages"),
+                                    ({"messages": HELLO, "logit_bias": {"99999": 1}}, 400, "99999"),
+                                    ({"messages": [{"role": "user", "content": "a" * 9000}]}, 400, "room for"),
+                                    ("[" * 100000, 400, "deep")):
+            got, answer = post(body)
+            self.assertEqual(got, status, answer)
+            self.assertIn(words, answer["error"]["message"])
+        self.assertEqual(post({"messages": [{"role": "user", "content": "a" * 9000}]})[1]["error"]["code"], "context_length_exceeded")
+        self.assertEqual(self.server.ask("POST", "/v1/completions", {"prompt": [5, 99999]})[0], 400)
+        self.assertEqual(self.server.ask("GET", "/nothing")[0], 404)
+        self.assertEqual(self.server.ask("GET", "/v1/chat/completions")[0], 405)
+        self.assertEqual(self.server.ask("GET", "/v1/models", headers={"Host": "evil.example"})[0], 403)
+        self.assertEqual(self.server.ask("POST", "/v1/chat/completions", b"x" * (65 << 20))[0], 413)
+
+    def wait_for_running(self, count):
+        end = time.monotonic() + 20
+        while self.running() != count:
+            self.assertLess(time.monotonic(), end, f"{self.running()} requests run, not {count}")
+            time.sleep(0.01)
+
+    def running(self):
+        return int(re.search(r"(?m)^sala:requests_running{.*} (\d+)", self.server.ask("GET", "/metrics")[1])[1])
+
+    def test_a_client_that_leaves_stops_its_request(self):
+        body = json.dumps({"messages": HELLO, "max_tokens": 7000, "ignore_eos": True, "stream": True})
+        client = socket.create_connection(("127.0.0.1", self.server.port))
+        client.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        self.wait_for_running(1)
+        client.close()
+        self.wait_for_running(0)
+
+    def test_keys_guard_everything_but_health(self):
+        keys = self.folder / "keys"
+        keys.write_text("# ours\nsecret-one\nsecret-two\n")
+        with Server(self.model, "--api-key-file", keys) as server:
+            self.assertEqual(server.ask("GET", "/health")[0], 200)
+            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer secret-on"}, {"x-api-key": "secret-one "}):
+                self.assertEqual(server.ask("GET", "/v1/models", headers=headers)[0], 401 if "x-api-key" not in headers else 200)
+            for headers in ({"Authorization": "Bearer secret-two"}, {"x-api-key": "secret-one"}):
+                self.assertEqual(server.ask("GET", "/v1/models", headers=headers)[0], 200)
+
+    def test_a_public_address_wants_a_key(self):
+        done = harness.run("serve", self.model, "--host", "0.0.0.0", "--port", 0)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--api-key-file", done.stderr)
+
+    def test_the_launch_line_of_the_models_authors(self):
+        with Server(self.model, "--trust-remote-code", "--disable-radix-cache", "--attention-backend", "minicpm_flashinfer",
+                    "--chunked-prefill-size", 8192, "--max-running-requests", 32, "--skip-server-warmup", "--dense-as-sparse") as server:
+            server.chat()
+            self.assertEqual(server.chat()["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
+        self.assertTrue(any("--attention-backend changes nothing" in line for line in server.said))
+
+    def test_ends_when_its_requests_have(self):
+        with concurrent.futures.ThreadPoolExecutor(1) as pool, Server(self.model, "--ctx-size", 8192) as server:
+            answer = pool.submit(server.chat, max_tokens=2000, ignore_eos=True)
+            while "sala:requests_running{model_name=\"tiny\"} 1" not in server.ask("GET", "/metrics")[1]:
+                self.assertFalse(answer.done())
+            server.process.send_signal(signal.SIGTERM)
+            self.assertEqual(answer.result()["usage"]["completion_tokens"], 2000)
+        lines = [line for line in server.said if line.startswith("request ")]
+        self.assertEqual(len(lines), 1)
+        self.assertNotIn("hello", lines[0])
+
+    def test_a_full_queue_says_so(self):
+        with Server(self.model, "--ctx-size", 8192, "--parallel", 1, "--queue", 2) as server:
+            with concurrent.futures.ThreadPoolExecutor(12) as pool:
+                body = {"messages": HELLO, "max_tokens": 600, "ignore_eos": True}
+                answers = list(pool.map(lambda _: server.ask("POST", "/v1/chat/completions", body), range(12)))
+            statuses = [status for status, _ in answers]
+            self.assertLessEqual(set(statuses), {200, 429})
+            self.assertGreaterEqual(statuses.count(200), 2)
+            self.assertIn(429, statuses)
+
+    def test_openai(self):
+        try:
+            import openai
+        except ImportError:
+            self.skipTest("pip install openai")
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{self.server.port}/v1", api_key="none")
+        self.assertEqual([m.id for m in client.models.list()], ["tiny"])
+        fields = dict(model="tiny", messages=HELLO, temperature=0, max_tokens=12)
+        whole = client.chat.completions.create(**fields)
+        pieces = client.chat.completions.create(stream=True, stream_options={"include_usage": True}, **fields)
+        text, usage = "", None
+        for piece in pieces:
+            text += piece.choices[0].delta.content or "" if piece.choices else ""
+            usage = piece.usage or usage
+        self.assertEqual(text, whole.choices[0].message.content)
+        self.assertEqual(usage.completion_tokens, whole.usage.completion_tokens)
+        self.assertEqual(len(client.completions.create(model="tiny", prompt="hello", max_tokens=3, logprobs=1).choices[0].logprobs.tokens), 3)
+        with self.assertRaises(openai.BadRequestError):
+            client.chat.completions.create(**fields | {"n": 99})
+
+
+if __name__ == "__main__":
+    harness.main()
