@@ -207,8 +207,7 @@ Weight WeightSource::pack_parts(const std::string& names, std::span<const Part> 
       thread_local WeightRow floats;
       floats.values.clear();
       const bool decoded = decode_row(*part->matrix, n - part->first, WeightType::f32, floats);
-      if (round_row(floats.values, type, row) && decoded)
-        return;
+      if (round_row(floats.values, type, row) && decoded) return;
     }
     const std::lock_guard lock(mutex);
     if (!unsound) unsound = {part->matrix, n - part->first};
