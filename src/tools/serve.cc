@@ -196,15 +196,15 @@ void add_serve(CLI::App& app) {
                    serve->no_reuse, "read every prompt from its beginning");
   command.add_flag("--dense-as-sparse", serve->dense_as_sparse, "the same as --sparse always");
   command.add_flag("--quiet", serve->quiet, "no line for each request");
-  for (const auto& [flag, has_value, why] : kAccepted) {
-    const auto say = [flag = flag, why = why] {
-      fmt::print(stderr, "sala serve: {} changes nothing: {}\n", flag, why);
+  for (const Accepted& one : kAccepted) {
+    const auto say = [one] {
+      fmt::print(stderr, "sala serve: {} changes nothing: {}\n", one.flag, one.why);
     };
-    if (has_value)
-      command.add_option_function<std::string>(flag, [say](const std::string&) { say(); })
+    if (one.has_value)
+      command.add_option_function<std::string>(one.flag, [say](const std::string&) { say(); })
           ->group("");
     else
-      command.add_flag_callback(flag, say)->group("");
+      command.add_flag_callback(one.flag, say)->group("");
   }
   read_environment(command);
   command.callback([serve] { serve->run(); });
