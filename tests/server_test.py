@@ -223,6 +223,31 @@ class Serve(unittest.TestCase):
             self.assertEqual(server.chat()["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
         self.assertTrue(any("--attention-backend changes nothing" in line for line in server.said))
 
+    def test_launch_lines_of_other_servers(self):
+        for flags in (["-np", 4, "-ub", 64, "-b", 2048, "-ngl", 99, "-fa", "on", "-ctk", "q8_0", "-cb", "--no-mmap"],
+                      ["--max-num-seqs", 4, "--max-num-batched-tokens", 64, "-tp", 1, "--dtype", "auto", "--enforce-eager"]):
+            with Server(self.model, "-c", 4096, *flags) as server:
+                server.chat()
+            self.assertTrue(any("4096 tokens for 4 sequences" in line for line in server.said))
+        done = harness.run("serve", self.model, "--chat-template", "x")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--chat-template", done.stderr)
+
+    def test_cli_md_lists_every_option(self):
+        text = (harness.ROOT / "docs" / "cli.md").read_text()
+        part = text[text.index("## `sala serve MODEL`"):]
+        part = part[:part.index("\n## ")] + text[:text.index("\n## ")]
+        options = re.findall(r"(?m)^  (-\S+)", harness.sala("serve", "--help"))
+        self.assertGreater(len(options), 20)
+        for names in options:
+            for name in names.split(":")[0].split("=")[0].split(","):
+                if name not in ("-h", "--help"):
+                    self.assertIn(f"`{name}", part, f"docs/cli.md says nothing of sala serve {name}")
+        source = (harness.ROOT / "src" / "tools" / "serve.cc").read_text()
+        for names in re.findall(r'{"(--[a-z,-]+)", Accepted::', source):
+            for name in names.split(","):
+                self.assertIn(f"`{name}`", part)
+
     def test_ends_when_its_requests_have(self):
         with concurrent.futures.ThreadPoolExecutor(1) as pool, Server(self.model, "--ctx-size", 8192) as server:
             answer = pool.submit(server.chat, max_tokens=2000, ignore_eos=True)

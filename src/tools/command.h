@@ -54,6 +54,9 @@ void add_eval(CLI::App& app);
 void add_trace(CLI::App& app);
 void add_doctor(CLI::App& app);
 void add_serve(CLI::App& app);
+/// Gives the short options of llama-server and vLLM that have several letters (-np, -ngl) the long
+/// names that the parser reads.
+void rename_serve_options(std::vector<std::string>& arguments);
 void add_quantize(CLI::App& app);
 void add_session(CLI::App& app);
 /// `app` is the command `session`.

@@ -1,5 +1,8 @@
+#include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "tools/command.h"
@@ -28,8 +31,11 @@ int run(int argc, char** argv) {
   const auto is_first = [&](const CLI::App* command) { return command->get_name() == argv[1]; };
   if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(is_first).empty())
     throw sala::UsageError(fmt::format("there is no command \"{}\"", argv[1]));
+  std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
+  if (!arguments.empty() && arguments[0] == "serve") sala::rename_serve_options(arguments);
+  std::ranges::reverse(arguments);  // as the parser wants them
   try {
-    app.parse(argc, argv);
+    app.parse(std::move(arguments));
     return 0;
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version

@@ -5,8 +5,9 @@
 #include <chrono>
 #include <csignal>
 #include <fstream>
-#include <set>
+#include <string_view>
 #include <thread>
+#include <utility>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -21,23 +22,63 @@ namespace {
 /// Flags of other servers that change nothing here, and why.
 struct Accepted {
   const char* flag;
-  bool has_value;
+  enum { none, optional, one } value;
   const char* why;
 };
+constexpr const char* kOneAttention = "there is one attention, and it is exact";
+constexpr const char* kOneDevice = "one process, one device: the CPU";
+constexpr const char* kContext = "memory is what --ctx-size says";
+constexpr const char* kKv = "--kv is the type of keys and values, --compute that of the rest";
+constexpr const char* kFile = "weights are used in the type in which they are stored";
+constexpr const char* kMapped = "weights are mapped where their file allows it";
+constexpr const char* kBatching = "requests are always batched, and long prompts cut";
+constexpr const char* kLog = "--quiet is the one setting of the log";
+constexpr const char* kThoughts = "thoughts always come as reasoning_content";
+constexpr const char* kNoGraphs = "there are no graphs to capture";
 constexpr Accepted kAccepted[] = {
-    {"--trust-remote-code", false, "no code of a model is ever run"},
-    {"--attention-backend", true, "there is one attention, and it is exact"},
-    {"--skip-server-warmup", false, "nothing is warmed up"},
-    {"--enable-prefix-caching", false, "it is on unless --no-prefix-cache"},
-    {"--enable-metrics", false, "/metrics is always there"},
-    {"--metrics", false, "/metrics is always there"},
-    {"--jinja", false, "chat templates are always rendered"},
-    {"--mem-fraction-static", true, "memory is what --ctx-size says"},
-    {"--gpu-memory-utilization", true, "memory is what --ctx-size says"},
-    {"--tp-size", true, "one process, one device"},
-    {"--tensor-parallel-size", true, "one process, one device"},
-    {"--flash-attn", true, "there is one attention, and it is exact"},
-    {"--dtype", true, "--compute says in which type is computed"},
+    {"--trust-remote-code", Accepted::none, "no code of a model is ever run"},
+    {"--attention-backend", Accepted::one, kOneAttention},
+    {"--flash-attn", Accepted::optional, kOneAttention},
+    {"--skip-server-warmup", Accepted::none, "nothing is warmed up"},
+    {"--no-warmup", Accepted::none, "nothing is warmed up"},
+    {"--disable-cuda-graph", Accepted::none, kNoGraphs},
+    {"--enforce-eager", Accepted::none, kNoGraphs},
+    {"--enable-prefix-caching", Accepted::none, "it is on unless --no-prefix-cache"},
+    {"--enable-chunked-prefill", Accepted::none, kBatching},
+    {"--cont-batching", Accepted::none, kBatching},
+    {"--batch-size", Accepted::one, "--prefill-chunk says how many tokens a step has"},
+    {"--enable-metrics", Accepted::none, "/metrics is always there"},
+    {"--metrics", Accepted::none, "/metrics is always there"},
+    {"--jinja", Accepted::none, "chat templates are always rendered"},
+    {"--reasoning-parser", Accepted::one, kThoughts},
+    {"--reasoning-format", Accepted::one, kThoughts},
+    {"--mem-fraction-static", Accepted::one, kContext},
+    {"--gpu-memory-utilization", Accepted::one, kContext},
+    {"--swap-space", Accepted::one, kContext},
+    {"--block-size", Accepted::one, "a page is a block of the model"},
+    {"--page-size", Accepted::one, "a page is a block of the model"},
+    {"--tp-size,--tensor-parallel-size", Accepted::one, kOneDevice},
+    {"--pp-size,--pipeline-parallel-size", Accepted::one, kOneDevice},
+    {"--n-gpu-layers,--gpu-layers", Accepted::one, kOneDevice},
+    {"--cache-type-k", Accepted::one, kKv},
+    {"--cache-type-v", Accepted::one, kKv},
+    {"--dtype", Accepted::one, kKv},
+    {"--quantization", Accepted::one, kFile},
+    {"--load-format", Accepted::one, kFile},
+    {"--mlock", Accepted::none, kMapped},
+    {"--no-mmap", Accepted::none, kMapped},
+    {"--disable-log-requests,--no-enable-log-requests", Accepted::none, kLog},
+    {"--disable-log-stats", Accepted::none, kLog},
+    {"--log-level,--uvicorn-log-level", Accepted::one, kLog},
+};
+
+/// Short options of llama-server and vLLM: the parser would take several letters for several
+/// options.
+constexpr std::pair<std::string_view, const char*> kShort[] = {
+    {"-np", "--parallel"},   {"-ub", "--ubatch-size"},   {"-ngl", "--n-gpu-layers"},
+    {"-fa", "--flash-attn"}, {"-cb", "--cont-batching"}, {"-ctk", "--cache-type-k"},
+    {"-tp", "--tp-size"},    {"-ctv", "--cache-type-v"}, {"-pp", "--pp-size"},
+    {"-b", "--batch-size"},  {"-t", "--threads"},
 };
 
 struct ServeCommand {
@@ -163,7 +204,7 @@ void add_serve(CLI::App& app) {
                      "the model's name for clients [default: its file's]");
   command
       .add_option(
-          "--ctx-size,-c,--max-model-len,--context-length", serve->context,
+          "--ctx-size,-c,--max-model-len,--context-length,--max-total-tokens", serve->context,
           "tokens of all sequences together [default: what half of the memory has room for]")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
   command
@@ -172,7 +213,7 @@ void add_serve(CLI::App& app) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   command
-      .add_option("--prefill-chunk,--chunked-prefill-size,--max-num-batched-tokens",
+      .add_option("--prefill-chunk,--chunked-prefill-size,--max-num-batched-tokens,--ubatch-size",
                   serve->model.chunk, "the same as --chunk")
       ->check(CLI::Range(1, 1 << 20));
   command.add_option("--kv-cache-dtype", serve->model.kv, "the same as --kv");
@@ -200,14 +241,21 @@ void add_serve(CLI::App& app) {
     const auto say = [one] {
       fmt::print(stderr, "sala serve: {} changes nothing: {}\n", one.flag, one.why);
     };
-    if (one.has_value)
-      command.add_option_function<std::string>(one.flag, [say](const std::string&) { say(); })
-          ->group("");
-    else
-      command.add_flag_callback(one.flag, say)->group("");
+    CLI::Option* option = one.value == Accepted::none
+                              ? command.add_flag_callback(one.flag, say)
+                              : command.add_option_function<std::string>(
+                                    one.flag, [say](const std::string&) { say(); });
+    if (one.value == Accepted::optional) option->expected(0, 1);
+    option->group("");
   }
   read_environment(command);
   command.callback([serve] { serve->run(); });
+}
+
+void rename_serve_options(std::vector<std::string>& arguments) {
+  for (std::string& argument : arguments)
+    for (const auto& [name, meant] : kShort)
+      if (argument == name) argument = meant;
 }
 
 }  // namespace sala
