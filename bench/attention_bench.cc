@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "cpu/device.h"
+#include "cpu/limits.h"
 #include "ops/math.h"
-#include "peak.h"
 
 // Attention and block selection over random keys: processor time of one thread unless
 // SALA_BENCH_THREADS says more. `of peak` is the share of the machine's fused multiply-adds,
@@ -26,9 +26,9 @@ cpu::CpuDevice& device() {
   return device;
 }
 
-bench::Peak peak() {
-  static const bench::Peak peak = bench::measure_peak(device().pool());
-  return peak;
+cpu::Limits limits() {
+  static const cpu::Limits limits = cpu::LimitProbe(device().pool()).all();
+  return limits;
 }
 
 struct Shape {
@@ -118,9 +118,9 @@ void report(benchmark::State& state, double flops, double bytes) {
   using benchmark::Counter;
   const auto rate = Counter::kIsIterationInvariantRate;
   state.counters["GFLOP/s"] = Counter(flops * 1e-9, rate);
-  state.counters["of peak"] = Counter(flops * 1e-9 / peak().gflops, rate);
+  state.counters["of peak"] = Counter(flops / limits().f32, rate);
   state.counters["GB/s"] = Counter(bytes * 1e-9, rate);
-  state.counters["of read"] = Counter(bytes * 1e-9 / peak().gigabytes, rate);
+  state.counters["of read"] = Counter(bytes / limits().read, rate);
 }
 
 void run_dense(benchmark::State& state, Shape shape, KvType type) {
@@ -179,7 +179,7 @@ BENCHMARK_CAPTURE(run_select, sala_decode_bf16, kSala, KvType::bf16)->Args({1, 6
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   benchmark::AddCustomContext("threads", std::to_string(device().threads()));
-  benchmark::AddCustomContext("peak GFLOP/s", std::to_string(peak().gflops));
-  benchmark::AddCustomContext("read GB/s", std::to_string(peak().gigabytes));
+  benchmark::AddCustomContext("peak GFLOP/s", std::to_string(1e-9 * limits().f32));
+  benchmark::AddCustomContext("read GB/s", std::to_string(1e-9 * limits().read));
   benchmark::RunSpecifiedBenchmarks();
 }

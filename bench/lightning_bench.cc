@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cpu/device.h"
-#include "peak.h"
+#include "cpu/limits.h"
 
 // Lightning and the norms around it in the released shape (32 heads of 128). Processor time of one
 // thread unless SALA_BENCH_THREADS says more.
@@ -29,9 +29,9 @@ cpu::CpuDevice& device() {
   return device;
 }
 
-bench::Peak peak() {
-  static const bench::Peak peak = bench::measure_peak(device().pool());
-  return peak;
+cpu::Limits limits() {
+  static const cpu::Limits limits = cpu::LimitProbe(device().pool()).all();
+  return limits;
 }
 
 Tensor random(std::initializer_list<int64_t> dims) {
@@ -46,9 +46,9 @@ void report(benchmark::State& state, double flops, double bytes) {
   using benchmark::Counter;
   const auto rate = Counter::kIsIterationInvariantRate;
   state.counters["GFLOP/s"] = Counter(flops * 1e-9, rate);
-  state.counters["of peak"] = Counter(flops * 1e-9 / peak().gflops, rate);
+  state.counters["of peak"] = Counter(flops / limits().f32, rate);
   state.counters["GB/s"] = Counter(bytes * 1e-9, rate);
-  state.counters["of read"] = Counter(bytes * 1e-9 / peak().gigabytes, rate);
+  state.counters["of read"] = Counter(bytes / limits().read, rate);
 }
 
 /// `layers` memories in turn, as in a forward pass, so that the state does not stay in cache.
@@ -119,7 +119,7 @@ BENCHMARK(run_qk_norm_rope)->Arg(1)->Arg(512);
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   benchmark::AddCustomContext("threads", std::to_string(device().threads()));
-  benchmark::AddCustomContext("peak GFLOP/s", std::to_string(peak().gflops));
-  benchmark::AddCustomContext("read GB/s", std::to_string(peak().gigabytes));
+  benchmark::AddCustomContext("peak GFLOP/s", std::to_string(1e-9 * limits().f32));
+  benchmark::AddCustomContext("read GB/s", std::to_string(1e-9 * limits().read));
   benchmark::RunSpecifiedBenchmarks();
 }

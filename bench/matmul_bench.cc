@@ -7,12 +7,12 @@
 #include <vector>
 
 #include "cpu/device.h"
+#include "cpu/limits.h"
 #include "ops/math.h"
-#include "peak.h"
 
 // Matrix products of every weight type and compute type: processor time of one thread unless
-// SALA_BENCH_THREADS says more. `of f32 peak` is the share of the machine's f32 multiply-adds, so
-// above 1 where bytes are multiplied; `of read` the share of what it reads from memory. For few
+// SALA_BENCH_THREADS says more. `of peak` is the share of what the machine can do in the compute
+// type, `of read` of what it reads from memory, both measured right behind the product. For few
 // tokens the weights are copies of one matrix, 1 GB in all, in turn, so that they come from memory
 // as they do in a model.
 
@@ -30,9 +30,16 @@ cpu::CpuDevice& device() {
   return device;
 }
 
-bench::Peak peak() {
-  static const bench::Peak peak = bench::measure_peak(device().pool());
-  return peak;
+/// Measured beside each product: the machine has other limits a minute later.
+cpu::Limits limits() {
+  static cpu::LimitProbe probe(device().pool());
+  return probe.all();
+}
+
+double peak(const cpu::Limits& limits, Compute compute) {
+  return compute == Compute::int8   ? limits.int8
+         : compute == Compute::bf16 ? limits.bf16
+                                    : limits.f32;
 }
 
 struct Matrix {
@@ -103,12 +110,13 @@ void run(benchmark::State& state, WeightType type, Compute compute) {
   using benchmark::Counter;
   const auto rate = Counter::kIsIterationInvariantRate;
   const double flops =
-      2e-9 * static_cast<double>(T * matrix.rows * matrix.cols * (matrix.paired ? 2 : 1));
-  const double bytes = 1e-9 * static_cast<double>(copies[0].bytes());
-  state.counters["GFLOP/s"] = Counter(flops, rate);
-  state.counters["of f32 peak"] = Counter(flops / peak().gflops, rate);
-  state.counters["GB/s"] = Counter(bytes, rate);
-  state.counters["of read"] = Counter(bytes / peak().gigabytes, rate);
+      2.0 * static_cast<double>(T * matrix.rows * matrix.cols * (matrix.paired ? 2 : 1));
+  const auto bytes = static_cast<double>(copies[0].bytes());
+  const cpu::Limits now = limits();
+  state.counters["GFLOP/s"] = Counter(1e-9 * flops, rate);
+  state.counters["of peak"] = Counter(flops / peak(now, compute), rate);
+  state.counters["GB/s"] = Counter(1e-9 * bytes, rate);
+  state.counters["of read"] = Counter(bytes / now.read, rate);
 }
 
 void shapes(benchmark::internal::Benchmark* bench) {
@@ -135,7 +143,5 @@ BENCHMARK_CAPTURE(run, w4g128_in_int8, WeightType::w4g128, Compute::int8)->Apply
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   benchmark::AddCustomContext("threads", std::to_string(device().threads()));
-  benchmark::AddCustomContext("f32 peak GFLOP/s", std::to_string(peak().gflops));
-  benchmark::AddCustomContext("read GB/s", std::to_string(peak().gigabytes));
   benchmark::RunSpecifiedBenchmarks();
 }

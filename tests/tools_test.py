@@ -117,6 +117,8 @@ class Doctor(Case):
         self.assertNotIn("model", out)
         machine = out["machine"]
         self.assertGreater(machine["read_bytes_per_second"], 1e7)
+        for rate in machine["operations_per_second"]["peak"].values():
+            self.assertGreater(rate, 1e7)
         self.assertLessEqual(machine["available"], machine["memory"])
         self.assertEqual(json.loads(harness.sala("doctor", "--threads", 1, "--json"))["machine"]["threads"], 1)
         self.assertIn("GB/s", harness.sala("doctor"))

@@ -61,7 +61,7 @@ Estimate::Estimate(const ModelFiles& files, const Machine& machine)
       attended_(config_.attention.sparse
                     ? int64_t{config_.attention.sparse->total_blocks()} * config_.page()
                     : int64_t{1} << 40),
-      read_rate_(machine.read),
+      read_rate_(machine.limits.read),
       f32_rate_(machine.many.f32) {
   for (const StoredTensor& tensor : files.weights.tensors()) {
     const auto matrix = matrix_of(tensor);
@@ -69,8 +69,8 @@ Estimate::Estimate(const ModelFiles& files, const Machine& machine)
     const auto& [name, type, bytes, elements] = *matrix;
     const double operations = 2.0 * static_cast<double>(elements);
     // One row reads the weights from memory and multiplies them: the slower of the two.
-    const double one =
-        std::max(static_cast<double>(bytes) / machine.read, operations / machine.one.of(type));
+    const double one = std::max(static_cast<double>(bytes) / machine.limits.read,
+                                operations / machine.one.of(type));
     weight_bytes_ += bytes;
     if (is_head(name, config_.tied)) {
       head_seconds_ = one;

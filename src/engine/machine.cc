@@ -5,7 +5,6 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <numeric>
 #include <random>
 
 #include "base/error.h"
@@ -43,31 +42,6 @@ double best_seconds(const std::function<void()>& work) {
   double best = kMuch;
   for (int i = 0; i < kRounds; ++i) best = std::min(best, seconds_of(work));
   return best;
-}
-
-/// Bytes a second that the threads read together from a buffer beyond the caches.
-double measure_read(ThreadPool& pool, int64_t available) {
-  constexpr int64_t kLanes = 8;
-  const int64_t bytes = std::clamp<int64_t>(available / 8, int64_t{64} << 20, int64_t{512} << 20);
-  const int64_t part = bytes / 8 / pool.threads() / kLanes * kLanes;
-  const auto words = static_cast<size_t>(part * pool.threads());
-  const auto data = std::make_unique_for_overwrite<uint64_t[]>(words);
-  std::vector<uint64_t> sums(static_cast<size_t>(pool.threads()) * kLanes);
-  const auto each = [&](const std::function<void(int64_t)>& work) {
-    pool.run(pool.threads(), [&](int64_t i, int) { work(i); });
-  };
-  each([&](int64_t i) { std::fill_n(data.get() + i * part, part, uint64_t{1}); });
-  const double seconds = best_seconds([&] {
-    each([&](int64_t i) {
-      uint64_t lanes[kLanes] = {};
-      for (const uint64_t* at = data.get() + i * part; at != data.get() + (i + 1) * part;
-           at += kLanes)
-        for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += at[lane];
-      sums[static_cast<size_t>(i) * kLanes] += std::accumulate(lanes, lanes + kLanes, uint64_t{0});
-    });
-  });
-  SALA_CHECK(sums[0] > 0, "the sum of ones is {}", sums[0]);  // and the loop is not left out
-  return static_cast<double>(words) * 8.0 / seconds;
 }
 
 /// A matrix of small numbers.
@@ -160,8 +134,9 @@ Machine measure_machine(int threads) {
   machine.available = meminfo("MemAvailable:");
   machine.gpus = gpus();
   {
+    constexpr int64_t kProbe = int64_t{256} << 20;
     ThreadPool pool(machine.threads);
-    machine.read = measure_read(pool, machine.available);
+    machine.limits = cpu::LimitProbe(pool, std::min(kProbe, machine.available / 8)).all();
   }
   const auto device = open_cpu(machine.threads);
   constexpr int64_t kPrompt = 128;

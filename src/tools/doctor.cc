@@ -36,9 +36,11 @@ Json machine_json(const Machine& m) {
           {"bf16", m.bf16},
           {"memory", m.memory},
           {"available", m.available},
-          {"read_bytes_per_second", m.read},
+          {"read_bytes_per_second", m.limits.read},
           {"operations_per_second",
-           {{"many_rows", rates_json(m.many)}, {"one_row", rates_json(m.one)}}},
+           {{"peak", {{"f32", m.limits.f32}, {"bf16", m.limits.bf16}, {"int8", m.limits.int8}}},
+            {"many_rows", rates_json(m.many)},
+            {"one_row", rates_json(m.one)}}},
           {"gpus", m.gpus}};
 }
 
@@ -95,10 +97,11 @@ void print_machine(const Json& m) {
              m["available"].get<double>() / kGiB);
   fmt::print("measured on {} threads: {:.1f} GB/s read from memory\n", m["threads"].dump(),
              m["read_bytes_per_second"].get<double>() / 1e9);
-  for (const auto& [key, name] :
-       {std::pair("many_rows", "prompts"), {"one_row", "single tokens"}}) {
+  for (const auto& [key, name] : {std::pair("peak", "arithmetic in registers"),
+                                  {"many_rows", "matrix products of prompts"},
+                                  {"one_row", "matrix products of single tokens"}}) {
     const Json& rates = m["operations_per_second"][key];
-    fmt::print("matrix products of {:13} f32 {:.0f}, bf16 {:.0f}, int8 {:.0f} GFLOP/s\n", name,
+    fmt::print("{:32} f32 {:.0f}, bf16 {:.0f}, int8 {:.0f} GFLOP/s\n", name,
                rates["f32"].get<double>() / 1e9, rates["bf16"].get<double>() / 1e9,
                rates["int8"].get<double>() / 1e9);
   }
