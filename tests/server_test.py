@@ -78,7 +78,8 @@ class Serve(unittest.TestCase):
         cls.folder = pathlib.Path(cls.scratch.name)
         cls.model = cls.folder / "tiny"
         tiny_model.make(cls.model)
-        cls.server = Server(cls.model, "--ctx-size", 8192)
+        cls.sessions = cls.folder / "sessions"
+        cls.server = Server(cls.model, "--ctx-size", 8192, "--sessions-dir", cls.sessions)
 
     @classmethod
     def tearDownClass(cls):
@@ -268,6 +269,111 @@ class Serve(unittest.TestCase):
             self.assertLessEqual(set(statuses), {200, 429})
             self.assertGreaterEqual(statuses.count(200), 2)
             self.assertIn(429, statuses)
+
+    def session(self, server, verb, path="", body=None):
+        """Asks for /v1/sessions, which must go well."""
+        status, answer = server.ask(verb, "/v1/sessions" + path, body)
+        self.assertEqual(status, 200, answer)
+        return answer
+
+    def ask_in(self, server, session, question="what is it?"):
+        """A chat's answer and its usage, bound to a session by the header."""
+        status, answer = server.ask("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": question}],
+                                    "temperature": 0, "max_tokens": 12}, {"x-session-id": session})
+        self.assertEqual(status, 200, answer)
+        return answer["choices"][0]["message"]["content"], answer["usage"]
+
+    def test_sessions(self):
+        ask = lambda *a: self.session(self.server, *a)  # noqa: E731
+        self.assertEqual(ask("POST", "", {"id": "book"})["tokens"], 0)
+        text = "the window and the sea, hello all. " * 40
+        read = ask("POST", "/book/ingest", {"text": text})
+        ids = self.server.ask("POST", "/tokenize", {"prompt": text})[1]["tokens"]
+        self.assertEqual((read["tokens"], read["documents"], read["saved"]), (len(ids), len(ids), False))
+        # An answer is that of the document and the question in one prompt, of which only the question is read.
+        answer, usage = self.ask_in(self.server, "book")
+        question = self.server.ask("POST", "/apply-template", {"messages": [{"role": "user", "content": "what is it?"}]})[1]["prompt"]
+        special = json.loads(harness.sala("tokenize", self.model, "--special", "-p", question))
+        self.assertEqual(special[0], ids[0])  # BOS, which is there once
+        whole = self.server.ask("POST", "/v1/completions", {"prompt": ids + special[1:], "temperature": 0, "max_tokens": 12})[1]
+        self.assertEqual(whole["choices"][0]["text"].strip(), answer.strip())
+        keyed = self.server.chat(messages=[{"role": "user", "content": "what is it?"}], prompt_cache_key="book")
+        self.assertEqual(keyed["choices"][0]["message"]["content"], answer)
+        alone = self.server.chat(messages=[{"role": "user", "content": "what is it?"}])["choices"][0]["message"]["content"]
+        self.assertNotEqual(alone, answer)
+        self.assertGreater(usage["prompt_tokens"], len(ids))
+        self.assertGreaterEqual(usage["prompt_tokens_details"]["cached_tokens"], len(ids))
+        self.assertLessEqual(usage["prompt_tokens_details"]["read_again_tokens"], 64)
+        # The session has the conversation now.
+        talked = ask("GET", "/book")
+        self.assertEqual(talked["documents"], len(ids))
+        self.assertGreater(talked["tokens"], usage["prompt_tokens"])
+        self.assertEqual(ask("POST", "/book/fork", {"id": "branch", "at": 100})["tokens"], 100)
+        self.assertEqual(ask("POST", "/branch/rollback", {"tokens": 60})["documents"], 60)
+        cut = self.ask_in(self.server, "branch")
+        self.assertEqual(cut[1]["prompt_tokens"] - 60, usage["prompt_tokens"] - len(ids))
+        self.assertEqual({s["id"] for s in ask("GET", "")["data"]} & {"book", "branch"}, {"book", "branch"})
+        # Text and ids can be read to the end of it, with progress.
+        status, stream = self.server.ask("POST", "/v1/sessions/book/ingest", {"tokens": ids * 3, "stream": True})
+        events = [json.loads(line[6:]) for line in stream.split("\n") if line.startswith("data: {")]
+        self.assertEqual(events[-1]["tokens"], talked["tokens"] + 3 * len(ids))
+        self.assertEqual({e["object"] for e in events[:-1]}, {"session.progress"})
+        reads = [e["read"] for e in events[:-1]]
+        self.assertGreater(len(reads), 2)
+        self.assertEqual(reads, sorted(set(reads)))
+        self.assertEqual(events[-2]["total"], events[-1]["tokens"])
+        for path in ("/book", "/branch"):
+            self.assertTrue(ask("DELETE", path)["deleted"])
+            self.assertEqual(self.server.ask("GET", "/v1/sessions" + path)[0], 404)
+
+    def test_sessions_refuse_by_name(self):
+        ask = lambda path, body=None, verb="POST": self.server.ask(verb, "/v1/sessions" + path, body)  # noqa: E731
+        ask("", {"id": "small"})
+        for path, body, status, words in (("", {"id": "../x"}, 400, "A-Z"), ("", {"id": 5}, 400, "A-Z"), ("", {"id": "small"}, 409, "small"),
+                                          ("/none/ingest", {"text": "a"}, 404, "none"), ("/small/save", None, 400, "ingest"),
+                                          ("/small/ingest", {"tokens": [1, -1]}, 400, "tokens"), ("/small/ingest", {}, 400, "tokens"),
+                                          ("/small/ingest", {"text": "hello " * 9000}, 400, "room for"), ("/small/load", None, 404, "disk"),
+                                          ("/small/rollback", {"tokens": 5}, 400, "tokens"), ("/small/fork", {"at": -1}, 400, "at")):
+            got, answer = ask(path, body)
+            self.assertEqual(got, status, (path, answer))
+            self.assertIn(words, answer["error"]["message"])
+        self.assertEqual(ask("/small", verb="DELETE")[0], 200)
+
+    def test_a_session_of_one_server_goes_on_in_another(self):
+        text = "hello, the sea and the window. " * 60
+        directory = self.folder / "shared"
+        flags = ("--ctx-size", 8192, "--sessions-dir", directory)
+        with Server(self.model, *flags) as one, Server(self.model, *flags) as two:
+            self.session(one, "POST", "", {"id": "book"})
+            documents = self.session(one, "POST", "/book/ingest", {"text": text})["tokens"]
+            first = self.ask_in(one, "book")[0]
+            talked = self.session(one, "POST", "/book/save")
+            self.assertTrue(talked["saved"])
+            # The other server takes it from the disk when it is named, and answers alike without reading it again.
+            answer, usage = self.ask_in(two, "book")
+            self.assertEqual(answer, first)
+            self.assertGreaterEqual(usage["prompt_tokens_details"]["cached_tokens"], documents)
+            self.assertLessEqual(usage["prompt_tokens_details"]["read_again_tokens"], 64)
+            self.assertEqual(self.session(two, "GET", "/book")["documents"], documents)
+            # What is behind the documents is a conversation: other questions do not see it.
+            other = self.ask_in(two, "book", "hello?")[0]
+            self.assertEqual(other, self.ask_in(one, "book", "hello?")[0])
+            # A fork shares the files of its parent, and is saved by itself.
+            self.session(two, "POST", "/book/fork", {"id": "branch", "at": documents})
+            self.session(two, "POST", "/branch/save")
+            self.assertEqual(self.session(one, "POST", "/branch/load")["tokens"], documents)
+            self.assertEqual(self.ask_in(one, "branch")[0], first)
+            # The program sees the same sessions.
+            inspected = json.loads(harness.sala("session", "inspect", "book", "--sessions-dir", directory, "--json"))
+            self.assertEqual((inspected["tokens"], inspected["turns"]), (talked["tokens"], [documents]))
+            harness.sala("session", "verify", "book", "branch", "--sessions-dir", directory)
+            run = json.loads(harness.sala("run", self.model, "--session", "branch", "--sessions-dir", directory, "-p", "what is it?",
+                                          "-n", 12, "--temp", 0, "--json"))
+            self.assertEqual(run["text"], first)
+        with Server(self.model, *flags, "--kv", "f32") as three:
+            status, refused = three.ask("POST", "/v1/sessions/book/load")
+            self.assertEqual(status, 409)
+            self.assertIn("kv", refused["error"]["message"])
 
     def test_openai(self):
         try:

@@ -220,6 +220,8 @@ void Engine::hear(const Scheduler::Part& part, In logits) {
   event.prompt_read = std::min(now, job.prompt);
   try {
     if (job.every_logit && before < job.prompt) hear_prompt(task, job, before, logits, event);
+    if (task.request.on_read && before < job.prompt && now == job.prompt)
+      task.request.on_read(runner_, *job.hold);
     // A reply goes on when all of its text has been read; after a preemption that takes steps.
     if (part.logits > 0 && now == std::ssize(job.text)) write(task, job, logits, event);
   } catch (const Error& e) {

@@ -10,6 +10,9 @@
 
 namespace sala {
 
+class Hold;
+class Runner;
+
 /// What a request took.
 struct Usage {
   int64_t prompt = 0;       ///< tokens
@@ -45,6 +48,9 @@ struct Request {
   bool prompt_logprobs = false;  ///< as `reply.logprobs` says, for the prompt too
   bool reuse = true;             ///< of what is remembered of earlier texts
   uint64_t after = 0;  ///< another request that has the same prompt and reads it first; 0: none
+  /// Hears, on the engine's thread, that all of the prompt is in memory: `hold` has just read it.
+  /// What it throws as Error ends the request.
+  std::function<void(Runner&, Hold& hold)> on_read{};
   /// Hears what happens, on the engine's thread: it must be quick and must not throw.
   std::function<void(const ReplyEvent&)> on_event;
 };

@@ -110,28 +110,42 @@ Hold Session::restore(Runner& runner, int64_t count) const {
     reader->read(page, layer, out);
   };
   const auto& snapshots = manifest().snapshots;
-  const auto behind = std::ranges::upper_bound(snapshots, count, {}, &Manifest::Snapshot::position);
-  if (behind != snapshots.begin()) {
+  const auto bring = [&](int64_t position) {  // the last states at or before it
+    const auto behind =
+        std::ranges::upper_bound(snapshots, position, {}, &Manifest::Snapshot::position);
+    if (behind == snapshots.begin()) return;
     const auto last = static_cast<size_t>(behind - snapshots.begin() - 1);
-    text.snapshots.emplace_back(snapshots[last].position, [this, last](std::span<std::byte> out) {
+    const int64_t at = snapshots[last].position;
+    if (!text.snapshots.empty() && text.snapshots.back().first == at) return;
+    text.snapshots.emplace_back(at, [this, last](std::span<std::byte> out) {
       std::ranges::copy(stored_->read_snapshot(last), out.begin());
     });
-  }
+  };
+  // Another conversation may begin where the first one did.
+  if (const auto& turns = manifest().turns; !turns.empty() && turns.front() < count)
+    bring(turns.front());
+  bring(count);
   std::optional<Hold> hold = runner.cache().restore(text);
-  SALA_CHECK(hold.has_value(), "no room for {} tokens", count);
+  if (!hold)
+    fail("{}: there is no room for its {} tokens now; wait until other requests have ended",
+         stored_->dir().string(), count);
   return std::move(*hold);
 }
 
-void Session::save(Runner& runner, Hold& hold, std::span<const int> text, bool turn) {
+void Session::save(Runner& runner, Hold& hold, std::span<const int> text,
+                   std::optional<int64_t> turn) {
   SALA_CHECK(hold.kept() == std::ssize(text) && hold.length() == hold.kept(),
              "a text of {} tokens, {} of {} read", text.size(), hold.length(), hold.kept());
   const auto kept = tokens();
   const auto common = std::ranges::mismatch(kept, text).in1 - kept.begin();
   if (common < std::ssize(kept)) stored_->roll_back(common);
+  const auto before = turn ? std::clamp<int64_t>(*turn, common, std::ssize(text)) : common;
+  if (common < std::ssize(text)) stored_->set_numerics(here_.numerics);
+  stored_->append_tokens(
+      text.subspan(static_cast<size_t>(common), static_cast<size_t>(before - common)));
   if (turn) stored_->mark_turn();
   if (common < std::ssize(text)) {
-    stored_->set_numerics(here_.numerics);
-    stored_->append_tokens(text.subspan(static_cast<size_t>(common)));
+    stored_->append_tokens(text.subspan(static_cast<size_t>(before)));
     save_pages(runner.cache(), hold, common / stored_->layout().page);
   }
   save_snapshots(runner.cache(), hold);

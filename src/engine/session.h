@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -46,12 +47,13 @@ class Session {
 
   /// The memory of the text's first `tokens` tokens as a sequence of `runner`, which has room for
   /// it. Reads their index and the last states before their end; keys and values are read, and
-  /// checked, when a step asks for them.
+  /// checked, when a step asks for them. Throws Error when sequences that run hold its room.
   Hold restore(Runner& runner, int64_t tokens) const;
   /// Makes the session the text `text` and commits: what it shares with the text so far stays, the
-  /// rest is taken from `hold`, which has read all of it. `turn`: a message of a chat begins where
-  /// the new part does.
-  void save(Runner& runner, Hold& hold, std::span<const int> text, bool turn = false);
+  /// rest is taken from `hold`, which has read all of it. `turn`: a message of a chat begins at
+  /// this token, or where the new part does if that is behind it.
+  void save(Runner& runner, Hold& hold, std::span<const int> text,
+            std::optional<int64_t> turn = {});
   /// Makes the session its first `tokens` tokens and commits.
   void roll_back(int64_t tokens);
 

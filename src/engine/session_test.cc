@@ -186,7 +186,7 @@ TEST_P(Sessions, ATextThatPartsFromTheSavedOneReplacesIt) {
     text.resize(static_cast<size_t>(at));
     for (const int token : some(20)) text.push_back(token);
     ASSERT_EQ(read(runner, hold, text), truth(text));
-    session.save(runner, hold, text, true);
+    session.save(runner, hold, text, 0);
     ASSERT_EQ(copy(session.tokens()), text);
     EXPECT_GE(session.manifest().turns.back(), at);
   }

@@ -14,6 +14,7 @@ namespace sala {
 /// A request as it came; everything in it is somebody else's bytes.
 struct HttpRequest {
   std::string method, path;                    ///< the path without its query
+  std::string id;                              ///< what the path has where its route has {id}
   std::map<std::string, std::string> headers;  ///< names in lower case
   std::string body;
 

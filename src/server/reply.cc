@@ -99,6 +99,13 @@ Usage Reply::usage() const {
   return sum;
 }
 
+std::vector<int> Reply::tokens_of(size_t choice) const {
+  std::vector<int> tokens = choices_[choice].prompt;
+  const std::vector<int>& written = choices_[choice].tokens;
+  tokens.insert(tokens.end(), written.begin(), written.end());
+  return tokens;
+}
+
 std::string Reply::ending() const {
   const ReplyEvent& last = choices_.back().last;
   if (!last.error.empty() || !last.finish) return "error";

@@ -35,6 +35,8 @@ class Reply {
   bool streams() const { return options_.stream; }
   const std::string& id() const { return options_.id; }
   int status() const { return status_; }
+  /// A choice's prompt and what was written behind it.
+  std::vector<int> tokens_of(size_t choice) const;
   /// Of all choices together.
   Usage usage() const;
   /// How the last one ended, in a word.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <random>
+#include <span>
 
 #include "base/json.h"
 
@@ -43,9 +44,31 @@ bool names_loopback(std::string host) {
          host.starts_with("127.");
 }
 
+/// What `path` has where `pattern` has {id}, nothing in particular where it has none; no value when
+/// they do not match.
+std::optional<std::string> match(std::string_view pattern, std::string_view path) {
+  const size_t open = pattern.find("{id}");
+  if (open == std::string_view::npos)
+    return path == pattern ? std::optional<std::string>("") : std::nullopt;
+  const std::string_view before = pattern.substr(0, open), behind = pattern.substr(open + 4);
+  if (path.size() <= before.size() + behind.size() || !path.starts_with(before) ||
+      !path.ends_with(behind))
+    return {};
+  path.remove_prefix(before.size());
+  path.remove_suffix(behind.size());
+  if (path.find('/') != std::string_view::npos) return {};
+  return std::string(path);
+}
+
 /// Tokens that two texts have in common at their beginning.
 int64_t common(std::span<const int> a, std::span<const int> b) {
   return std::ranges::mismatch(a, b).in1 - a.begin();
+}
+
+/// What a client calls its conversation: a header, or OpenAI's field.
+std::string session_of(const HttpRequest& request, const Completion& completion) {
+  const std::string name = request.header("x-session-id");
+  return name.empty() ? completion.session : name;
 }
 
 }  // namespace
@@ -64,13 +87,24 @@ const std::vector<Service::Route>& Service::routes() {
       {"POST", "/apply-template", &Service::apply_template},
       {"POST", "/v1/chat/completions", &Service::chat},
       {"POST", "/v1/completions", &Service::completions},
+      {"GET", "/v1/sessions", &Service::list_sessions},
+      {"POST", "/v1/sessions", &Service::create_session},
+      {"GET", "/v1/sessions/{id}", &Service::show_session},
+      {"DELETE", "/v1/sessions/{id}", &Service::delete_session},
+      {"POST", "/v1/sessions/{id}/ingest", &Service::ingest_session},
+      {"POST", "/v1/sessions/{id}/fork", &Service::fork_session},
+      {"POST", "/v1/sessions/{id}/rollback", &Service::roll_back_session},
+      {"POST", "/v1/sessions/{id}/save", &Service::save_session},
+      {"POST", "/v1/sessions/{id}/load", &Service::load_session},
   };
   return routes;
 }
 
-Service::Service(const ModelFiles& files, Engine& engine, ServiceOptions options)
+Service::Service(const ModelFiles& files, Engine& engine, Sessions& sessions,
+                 ServiceOptions options)
     : files_(files),
       engine_(engine),
+      sessions_(sessions),
       options_(std::move(options)),
       process_(std::random_device()()),
       started_(now_seconds()) {}
@@ -87,8 +121,10 @@ void Service::handle(HttpRequest request, const std::shared_ptr<Exchange>& excha
     const Route* found = nullptr;
     bool path = false;
     for (const Route& route : routes()) {
-      if (request.path != route.path) continue;
+      const std::optional<std::string> id = match(route.path, request.path);
+      if (!id) continue;
       path = true;
+      request.id = *id;
       if (request.method == route.method ||
           (request.method == "HEAD" && std::string_view(route.method) == "GET"))
         found = &route;
@@ -126,9 +162,9 @@ void Service::check_access(const HttpRequest& request) const {
 }
 
 /// Who shares the machine evenly: keys, and conversations of nobody in particular.
-std::string Service::caller_of(const HttpRequest& request) const {
+std::string Service::caller_of(const HttpRequest& request, const std::string& session) const {
   const std::string key = options_.keys.empty() ? std::string() : key_of(request);
-  return key.empty() ? request.header("x-session-id") : key;
+  return key.empty() ? session : key;
 }
 
 void Service::check_model(const std::string& name) const {
@@ -185,18 +221,23 @@ void Service::tokenize(const HttpRequest& request, const std::shared_ptr<Exchang
           {{"tokens", tokens}, {"count", tokens.size()}, {"max_model_len", engine_.longest()}});
 }
 
-void Service::detokenize(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
-  const OrderedJson json = parse_body(request.body);
-  if (!json.contains("tokens") || !json["tokens"].is_array())
-    throw ApiError(400, "tokens is missing; expected an array of token ids", "tokens");
+std::vector<int> Service::ids_in(const OrderedJson& json, const char* field) const {
+  if (!json.contains(field) || !json[field].is_array())
+    throw ApiError(400, fmt::format("{} is missing; expected an array of token ids", field), field);
   std::vector<int> ids;
-  for (const OrderedJson& id : json["tokens"]) {
-    if (!id.is_number_integer() || id.get<int64_t>() < 0 ||
-        id.get<int64_t>() >= files_.config.vocab)
-      throw ApiError(400, fmt::format("tokens has an id that is not below {}", files_.config.vocab),
-                     "tokens");
+  for (const OrderedJson& id : json[field]) {
+    if (!id.is_number_integer() || id.get<double>() < 0 ||
+        id.get<double>() >= static_cast<double>(files_.config.vocab))
+      throw ApiError(
+          400, fmt::format("{} has an id that is not below {}", field, files_.config.vocab), field);
     ids.push_back(id.get<int>());
   }
+  return ids;
+}
+
+void Service::detokenize(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
+  const OrderedJson json = parse_body(request.body);
+  const std::vector<int> ids = ids_in(json, "tokens");
   const std::string text = files_.tokenizer->decode(ids, false);
   respond(exchange, 200, {{"prompt", text}, {"content", text}});
 }
@@ -256,6 +297,21 @@ std::vector<int64_t> Service::marks_of(const ChatCompletion& chat,
   return marks;
 }
 
+std::vector<int> Service::behind_documents(const NamedText& text, std::span<const int> prompt,
+                                           std::vector<int64_t>& marks) const {
+  const auto documents = std::span(text.tokens).first(static_cast<size_t>(text.documents));
+  std::vector<int> all(documents.begin(), documents.end());
+  // Where texts begin with BOS the documents have it already.
+  const std::vector<int> bos = files_.raw_prefix();
+  const bool twice = !all.empty() && !bos.empty() && !prompt.empty() && prompt[0] == bos[0];
+  if (twice) prompt = prompt.subspan(1);
+  const int64_t shift = text.documents - (twice ? 1 : 0);
+  for (int64_t& mark : marks) mark += shift;
+  if (!all.empty()) marks.insert(marks.begin(), text.documents);
+  all.insert(all.end(), prompt.begin(), prompt.end());
+  return all;
+}
+
 Request Service::request_of(const Completion& completion, std::vector<int> prompt,
                             const std::string& caller) const {
   if (prompt.empty()) throw ApiError(400, "the prompt is empty", "prompt");
@@ -287,10 +343,15 @@ void Service::chat(const HttpRequest& http, const std::shared_ptr<Exchange>& exc
   check_model(chat.model);
   const std::string text = render(chat, chat.messages, true);
   std::vector<int> prompt = files_.tokenizer->encode(text, {.parse_special = true});
+  std::vector<int64_t> marks = marks_of(chat, prompt);
+  const std::string called = session_of(http, chat);
+  const std::optional<Bound> bound = this->bound(called);
+  if (bound) prompt = behind_documents(bound->text, prompt, marks);
   const size_t end = text.find_last_not_of(" \t\n");
   const bool thinking = std::string_view(text).substr(0, end + 1).ends_with("<think>");
-  Request request = request_of(chat, prompt, caller_of(http));
-  request.marks = marks_of(chat, prompt);
+  Request request = request_of(chat, prompt, caller_of(http, called));
+  request.marks = std::move(marks);
+  request.reuse |= bound.has_value();
   std::vector<Request> requests;
   for (int i = 0; i < chat.n; ++i) {
     Request one = request;
@@ -310,12 +371,14 @@ void Service::chat(const HttpRequest& http, const std::shared_ptr<Exchange>& exc
   const auto reply =
       std::make_shared<Reply>(*files_.tokenizer, std::move(options),
                               std::vector<std::vector<int>>(static_cast<size_t>(chat.n), prompt));
-  submit(http, exchange, reply, std::move(requests));
+  submit(http, exchange, reply, std::move(requests), bound);
 }
 
 void Service::completions(const HttpRequest& http, const std::shared_ptr<Exchange>& exchange) {
   TextCompletion text = parse_text(http.body, files_.sampling);
   check_model(text.model);
+  const std::string called = session_of(http, text);
+  const std::optional<Bound> bound = this->bound(called);
   std::vector<Request> requests;
   std::vector<std::vector<int>> prompts;
   for (TextCompletion::Prompt& one : text.prompts) {
@@ -325,8 +388,12 @@ void Service::completions(const HttpRequest& http, const std::shared_ptr<Exchang
       const std::vector<int> rest = files_.tokenizer->encode(one.text);
       prompt.insert(prompt.end(), rest.begin(), rest.end());
     }
+    std::vector<int64_t> marks;
+    if (bound) prompt = behind_documents(bound->text, prompt, marks);
     for (int i = 0; i < text.n; ++i) {
-      Request request = request_of(text, prompt, caller_of(http));
+      Request request = request_of(text, prompt, caller_of(http, called));
+      request.marks = marks;
+      request.reuse |= bound.has_value();
       request.reply.sampling.seed += static_cast<uint64_t>(i);
       request.prompt_logprobs = text.echo && text.logprobs;
       // The first of all is the only one that others can wait for by number.
@@ -346,14 +413,24 @@ void Service::completions(const HttpRequest& http, const std::shared_ptr<Exchang
                          .echo = text.echo};
   const auto reply =
       std::make_shared<Reply>(*files_.tokenizer, std::move(options), std::move(prompts));
-  submit(http, exchange, reply, std::move(requests));
+  submit(http, exchange, reply, std::move(requests), bound);
+}
+
+void Service::require_taken(const Engine::Submitted& submitted) {
+  if (submitted.refusal == Engine::Refusal::full)
+    throw ApiError(429, "too many requests are waiting", {}, "queue_full");
+  if (submitted.refusal == Engine::Refusal::draining)
+    throw ApiError(503, "the server is about to end", {}, "draining");
 }
 
 void Service::submit(const HttpRequest& http, const std::shared_ptr<Exchange>& exchange,
-                     const std::shared_ptr<Reply>& reply, std::vector<Request> requests) {
+                     const std::shared_ptr<Reply>& reply, std::vector<Request> requests,
+                     const std::optional<Bound>& bound) {
   const bool stream = reply->streams();
-  const auto done = [this, reply, path = http.path] {
+  const auto done = [this, reply, path = http.path, bound] {
     const Usage u = reply->usage();
+    if (bound && reply->ending() != "error" && reply->ending() != "cancelled")
+      sessions_.converse(bound->name, bound->text.version, reply->tokens_of(0));
     metrics_.count_answer(reply->status());
     if (options_.log)
       options_.log(fmt::format(
@@ -373,10 +450,7 @@ void Service::submit(const HttpRequest& http, const std::shared_ptr<Exchange>& e
       });
     };
   const auto submitted = engine_.submit(std::move(requests));
-  if (submitted[0].refusal == Engine::Refusal::full)
-    throw ApiError(429, "too many requests are waiting", {}, "queue_full");
-  if (submitted[0].refusal == Engine::Refusal::draining)
-    throw ApiError(503, "the server is about to end", {}, "draining");
+  require_taken(submitted[0]);
   if (stream) exchange->begin_stream();
   exchange->on_gone([this, submitted] {
     for (const Engine::Submitted& one : submitted) engine_.cancel(one.id);

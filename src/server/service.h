@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -13,6 +15,7 @@
 #include "server/http.h"
 #include "server/metrics.h"
 #include "server/reply.h"
+#include "server/sessions.h"
 
 namespace sala {
 
@@ -25,12 +28,19 @@ struct ServiceOptions {
   std::function<void(const std::string&)> log;  ///< hears a line for each request
 };
 
+/// The session that a request is bound to.
+struct Bound {
+  std::string name;
+  NamedText text;
+};
+
 /// The endpoints: HTTP requests in, requests to the engine out, and its events back as JSON.
 /// docs/serving.md describes them. Any thread.
 class Service {
  public:
-  /// The tokenizer is there; all three must outlive the service.
-  Service(const ModelFiles& files, Engine& engine, ServiceOptions options);
+  /// The tokenizer is there; files, engine and sessions must outlive the service. The engine's
+  /// runner has a slot more than its scheduler uses.
+  Service(const ModelFiles& files, Engine& engine, Sessions& sessions, ServiceOptions options);
 
   /// Answers a request. Throws nothing.
   void handle(HttpRequest request, const std::shared_ptr<Exchange>& exchange);
@@ -46,7 +56,7 @@ class Service {
 
   void check_access(const HttpRequest& request) const;
   void check_model(const std::string& name) const;
-  std::string caller_of(const HttpRequest& request) const;
+  std::string caller_of(const HttpRequest& request, const std::string& session) const;
 
   void health(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void ready(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
@@ -60,18 +70,49 @@ class Service {
   void chat(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void completions(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
 
+  // session_api.cc
+  void list_sessions(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void create_session(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void show_session(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void delete_session(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void ingest_session(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void fork_session(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void roll_back_session(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void save_session(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void load_session(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  /// The session `name`, brought from the disk where memory has none. Throws ApiError.
+  NamedText session(const std::string& name);
+  void load(const std::string& name);
+  /// The session that a request names, where there is one of this name.
+  std::optional<Bound> bound(const std::string& name);
+  OrderedJson session_json(const Sessions::Entry& entry) const;
+  /// Reads a session's text; `then` follows when it is in memory, on the engine's thread, and
+  /// `done` says whether the answer is a success.
+  void read_session(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange,
+                    const std::vector<int>& tokens, bool stream,
+                    std::function<void(Runner&, Hold&)> then, std::function<bool()> done);
+
   void respond(const std::shared_ptr<Exchange>& exchange, int status, const OrderedJson& json,
                HttpHeaders headers = {});
+  /// An array of the vocabulary's token ids. Throws ApiError.
+  std::vector<int> ids_in(const OrderedJson& json, const char* field) const;
   std::string render(const ChatCompletion& chat, const OrderedJson& messages,
                      bool generation) const;
   std::vector<int64_t> marks_of(const ChatCompletion& chat, const std::vector<int>& prompt) const;
+  /// A prompt behind the documents of a session, with one BOS; marks move along.
+  std::vector<int> behind_documents(const NamedText& text, std::span<const int> prompt,
+                                    std::vector<int64_t>& marks) const;
   Request request_of(const Completion& completion, std::vector<int> prompt,
                      const std::string& caller) const;
   void submit(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange,
-              const std::shared_ptr<Reply>& reply, std::vector<Request> requests);
+              const std::shared_ptr<Reply>& reply, std::vector<Request> requests,
+              const std::optional<Bound>& bound);
+  /// Throws ApiError where the engine has refused.
+  static void require_taken(const Engine::Submitted& submitted);
 
   const ModelFiles& files_;
   Engine& engine_;
+  Sessions& sessions_;
   ServiceOptions options_;
   Metrics metrics_;
   std::atomic<bool> draining_ = false;

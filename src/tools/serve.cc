@@ -14,7 +14,7 @@
 #include "engine/engine.h"
 #include "engine/session.h"
 #include "server/service.h"
-#include "tools/command.h"
+#include "tools/session_flags.h"
 
 namespace sala {
 namespace {
@@ -88,6 +88,8 @@ struct ServeCommand {
   int sequences = 8;
   int drain_seconds = 30;
   std::string name, key, key_file;
+  SessionsDirectory sessions_directory;
+  bool inexact = false;
   bool no_reuse = false, dense_as_sparse = false, quiet = false;
 
   void run();
@@ -140,7 +142,7 @@ void ServeCommand::run() {
   LoadedModel loaded = load_model(model, OpenText::yes);
   loaded.files.require_tokenizer();
   RunOptions options = model.run_options();
-  options.sequences = sequences;
+  options.sequences = sequences + 1;  // one for a session that is loaded
   options.chunk = std::max(options.chunk, 2 * sequences);
   const Scheduler::Limits limits{
       .sequences = sequences, .step_tokens = options.chunk, .step_logits = 64};
@@ -160,7 +162,13 @@ void ServeCommand::run() {
   }
   if (!quiet) about.log = [](const std::string& line) { fmt::print(stderr, "{}\n", line); };
   const std::string called = about.name;
-  Service service(loaded.files, engine, std::move(about));
+  Sessions sessions({.root = sessions_directory.root(),
+                     .model = std::filesystem::absolute(loaded.files.path).string(),
+                     .inexact = inexact,
+                     .facts = [&] {
+                       return session_facts(loaded.files, *loaded.model, *loaded.device, options);
+                     }});
+  Service service(loaded.files, engine, sessions, std::move(about));
   HttpServer server(http, [&](HttpRequest request, std::shared_ptr<Exchange> exchange) {
     service.handle(std::move(request), exchange);
   });
@@ -236,6 +244,8 @@ void add_serve(CLI::App& app) {
   command.add_flag("--no-prefix-cache,--disable-radix-cache,--no-enable-prefix-caching",
                    serve->no_reuse, "read every prompt from its beginning");
   command.add_flag("--dense-as-sparse", serve->dense_as_sparse, "the same as --sparse always");
+  serve->sessions_directory.add_to(command);
+  command.add_flag("--inexact", serve->inexact, "take sessions that were computed otherwise");
   command.add_flag("--quiet", serve->quiet, "no line for each request");
   for (const Accepted& one : kAccepted) {
     const auto say = [one] {

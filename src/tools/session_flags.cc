@@ -79,7 +79,9 @@ std::vector<int> message_tokens(const ModelFiles& files, const Manifest& session
   messages.push_back(message("user", text));
   std::vector<int> tokens = tokenizer.encode(files.chat_template->render(messages, nullptr, true),
                                              {.parse_special = true});
-  if (session.tokens > 0 && !tokens.empty() && tokenizer.bos() == tokens.front())
+  // Where texts begin with BOS the session has it already.
+  const std::vector<int> bos = files.raw_prefix();
+  if (session.tokens > 0 && !bos.empty() && !tokens.empty() && tokens[0] == bos[0])
     tokens.erase(tokens.begin());
   return tokens;
 }
@@ -87,7 +89,7 @@ std::vector<int> message_tokens(const ModelFiles& files, const Manifest& session
 void save_reply(Session& session, Runner& runner, Hold& hold, std::span<const int> text,
                 bool message) {
   runner.read(hold, text, {});
-  session.save(runner, hold, text, message);
+  session.save(runner, hold, text, message ? std::optional<int64_t>(0) : std::nullopt);
 }
 
 }  // namespace sala

@@ -37,9 +37,9 @@ Session open_session(const std::filesystem::path& dir, Session::Access access,
                      const LoadedModel& loaded, const RunOptions& options, bool inexact);
 
 /// The ids that a user's message adds to a session, up to where the answer begins. The first
-/// message is the chat template's prompt for it, without the BOS if there is a text before; a later
-/// one also ends the answer before it. `system` is only for the first. Throws Error when the model
-/// has no chat template.
+/// message is the chat template's prompt for it, without a second BOS if there is a text before; a
+/// later one also ends the answer before it. `system` is only for the first. Throws Error when the
+/// model has no chat template.
 std::vector<int> message_tokens(const ModelFiles& files, const Manifest& session,
                                 const std::string& system, const std::string& message);
 
