@@ -168,10 +168,26 @@ class Serve(unittest.TestCase):
         for name in ("sala:requests_running", "vllm:generation_tokens_total", "vllm:time_to_first_token_seconds_bucket"):
             self.assertRegex(metrics, rf"(?m)^{name}{{.*}} \d")
 
+    def test_the_openapi_document(self):
+        status, document = self.server.ask("GET", "/openapi.json")
+        self.assertEqual(status, 200)
+        guide = (harness.ROOT / "docs" / "serving.md").read_text()
+        routes = [(path, verb) for path, verbs in document["paths"].items() for verb in verbs]
+        self.assertEqual(len(routes), (harness.ROOT / "src" / "server" / "service.cc").read_text().count("&Service::"))
+        for path, verb in routes:
+            self.assertIn(path, guide, f"docs/serving.md says nothing of {path}")
+            _, answer = self.server.ask(verb.upper(), path.replace("{id}", "nobody"))
+            self.assertNotIn("no such path", str(answer))
+            self.assertNotIn("another method", str(answer))
+        # Every schema that is referred to is there.
+        for name in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)):
+            self.assertIn(name, document["components"]["schemas"])
+        self.assertEqual(document["components"]["schemas"]["Sampling"]["properties"]["n"]["maximum"], 8)
+
     def test_refuses_by_name(self):
         post = lambda body, path="/v1/chat/completions": self.server.ask("POST", path, body)  # noqa: E731
         for body, status, words in (("{", 400, "line 1"), ({"messages": HELLO, "n": 99}, 400, "from 1 to 8"),
-                                    ({"messages": HELLO, "model": "gpt"}, 404, '"tiny"'), ({"messages": []}, 400, "messages"),
+                                    ({"messages": HELLO, "response_format": {"type": {}}}, 400, "text only"), ({"messages": HELLO, "model": "gpt"}, 404, '"tiny"'), ({"messages": []}, 400, "messages"),
                                     ({"messages": HELLO, "logit_bias": {"99999": 1}}, 400, "99999"),
                                     ({"messages": [{"role": "user", "content": "a" * 9000}]}, 400, "room for"),
                                     ("[" * 100000, 400, "deep")):

@@ -18,6 +18,12 @@ std::string shown(const OrderedJson& json) {
   return text;
 }
 
+/// The word that says what kind of thing an object is, empty where it has none.
+std::string type_of(const OrderedJson& json) {
+  const auto at = json.is_object() ? json.find("type") : json.end();
+  return at != json.end() && at->is_string() ? at->get<std::string>() : std::string();
+}
+
 /// The fields of an object, each checked; null counts as absent.
 class Fields {
  public:
@@ -118,7 +124,7 @@ void read_common(const OrderedJson& json, const SamplingParams& defaults, Comple
     Fields(*options).boolean("continuous_usage_stats", c.usage_in_every_piece);
   }
   if (const OrderedJson* format = fields.find("response_format"))
-    if (!format->is_object() || format->value("type", "") != "text")
+    if (type_of(*format) != "text")
       refuse("response_format", "response_format is " + shown(*format) +
                                     "; this server writes text only and does not constrain it");
 }
@@ -133,7 +139,7 @@ void flatten(OrderedJson& message, size_t index) {
     refuse(where, where + " is " + shown(content) + "; expected a text or an array of parts");
   std::string text;
   for (const OrderedJson& part : content) {
-    const std::string type = part.is_object() ? part.value("type", "") : "";
+    const std::string type = type_of(part);
     if ((type != "text" && type != "input_text") || !part.contains("text") ||
         !part["text"].is_string())
       refuse(where, where + " has a part " + shown(part) + "; this model reads texts only");
@@ -194,7 +200,7 @@ ChatCompletion parse_chat(const std::string& body, const SamplingParams& default
     if (!tools->is_array()) refuse("tools", "tools is not an array");
     c.tools = OrderedJson::array();
     for (const OrderedJson& tool : *tools)  // the template knows functions only
-      if (tool.is_object() && tool.value("type", "") == "function") c.tools.push_back(tool);
+      if (type_of(tool) == "function") c.tools.push_back(tool);
     if (c.tools.empty()) c.tools = nullptr;
   }
   c.variables = OrderedJson::object();

@@ -81,6 +81,9 @@ TEST(Api, RefusesByName) {
   expect_refused(chat(R"("logit_bias":{"1":101})"), "logit_bias", "-100 to 100");
   expect_refused(chat(R"("response_format":{"type":"json_object"})"), "response_format",
                  "text only");
+  expect_refused(chat(R"("response_format":{"type":{}})"), "response_format", "text only");
+  expect_refused(chat(R"("messages":[{"role":"user","content":[{"type":{},"text":""}]}])"),
+                 "messages[0].content", "texts only");
   expect_refused([] { parse_chat("{}", {}); }, "messages", "missing");
   expect_refused(
       [] { parse_chat(R"({"messages":[{"role":"user","content":[{"type":"image_url"}]}]})", {}); },

@@ -14,6 +14,7 @@
 #include "server/api.h"
 #include "server/http.h"
 #include "server/metrics.h"
+#include "server/openapi.h"
 #include "server/reply.h"
 #include "server/sessions.h"
 
@@ -49,15 +50,17 @@ class Service {
 
  private:
   struct Route {
-    const char *method, *path;
+    Operation about;
     void (Service::*answer)(const HttpRequest&, const std::shared_ptr<Exchange>&);
   };
   static const std::vector<Route>& routes();
 
+  static int64_t now_seconds();  ///< since 1970
   void check_access(const HttpRequest& request) const;
   void check_model(const std::string& name) const;
   std::string caller_of(const HttpRequest& request, const std::string& session) const;
 
+  void document(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void health(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void ready(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void version(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
