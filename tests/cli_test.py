@@ -469,6 +469,32 @@ class Documented(Case):
                                varying=("types", "others"))
             self.assertEqual(out["bytes"], pathlib.Path(folder, "w8", "model.safetensors").stat().st_size)
 
+    def test_bench(self):
+        picture = self.folder / "bench.svg"
+        lengths = ["--prompt", 40, "--gen", 8, "--depth", "0,160", "--threads", 1]
+        out = self.compare("bench", "bench", self.good, *lengths, "--svg", picture)
+        rows = [(row["phase"], row["tokens"], row["depth"]) for row in out["rows"]]
+        self.assertEqual(rows, [("prompt", 40, 0), ("gen", 8, 0), ("prompt", 40, 160), ("gen", 8, 160)])
+        self.assertTrue(all(row["share"] > 0 and row["threads"] == 1 and row["type"] == "f32" for row in out["rows"]))
+        self.assertGreater(out["memory"]["peak"], out["memory"]["weights"])
+        self.assertEqual(picture.read_text().count("<circle"), 4)
+        synthetic = ["bench", "--synthetic", self.good / CONFIG, *lengths, "--json"]
+        whole = json.loads(harness.sala(*synthetic, "--type", "f32"))
+        self.assertEqual(whole["memory"]["weights"], out["memory"]["weights"])
+        cut = json.loads(harness.sala(*synthetic, "--type", "bf16", "--layers", 1))
+        self.assertLess(cut["memory"]["weights"], whole["memory"]["weights"] / 2)
+        self.assertIn("tokens/s", harness.sala("bench", self.good, *lengths))
+
+    def test_bench_refusals(self):
+        for words, arguments in ((["give a model"], []), (["not both"], [self.good, "--synthetic", self.good / CONFIG]),
+                                 (["--type", "bf16"], ["--synthetic", self.good / CONFIG, "--type", "w5"]),
+                                 (["--layers is 99"], ["--synthetic", self.good / CONFIG, "--type", "w4", "--layers", 99]),
+                                 (["belong to --synthetic"], [self.good, "--layers", 1]),
+                                 (["--depth is 100", "multiples of 16"], [self.good, "--depth", 100]),
+                                 (["nothing to measure"], [self.good, "--prompt", 0, "--gen", 0])):
+            self.refused(USAGE, words, "bench", *arguments)
+        self.refused(FAILED, ["no.json"], "bench", "--synthetic", self.folder / "no.json", "--type", "w4")
+
     def test_inspect(self):
         out = self.compare("inspect", "inspect", self.good, "--ctx", 1000, varying=("types",))
         shapes = [np.prod(s) for s in make_checkpoint.sala_ref.tensor_shapes(self.config).values()]

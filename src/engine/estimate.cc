@@ -4,14 +4,14 @@
 #include <optional>
 #include <string>
 
+#include "engine/step_work.h"
 #include "weights/decode.h"
 #include "weights/packed.h"
 
 namespace sala {
 namespace {
 
-constexpr int64_t kChunk = 512;         // of RunOptions
-constexpr int64_t kLightningCell = 32;  // tokens that one Lightning state is behind at most
+constexpr int64_t kChunk = 512;  // of RunOptions
 
 /// Tensors of two dimensions are matrices; the embedding is read by rows unless it is the head too.
 bool is_embedding(const std::string& name) { return name == "model.embed_tokens.weight"; }
@@ -37,30 +37,11 @@ std::optional<Matrix> matrix_of(const StoredTensor& tensor) {
   return Matrix{tensor.name, type, panels * panel_bytes(type, tensor.shape[1]), tensor.elements()};
 }
 
-/// Operations of attention over `n` tokens of a layer: scores and values, where sparse over the
-/// chosen blocks and the compressed keys.
-double attention_operations(const AttentionConfig& a, double n, double attended) {
-  const double row = 2.0 * a.heads * a.head_dim;
-  const double near = std::min(n, attended);
-  double operations = 2.0 * row * (near * near / 2.0 + (n - near) * attended);
-  if (a.sparse) operations += row * 1.25 / a.sparse->kernel_stride * n * n / 2.0;
-  return operations;
-}
-
-/// The same of Lightning attention: inside a cell, and with the state.
-double lightning_operations(const LightningConfig& l, double n) {
-  const double d = l.head_dim;
-  return n * l.heads * (2.0 * kLightningCell * d + 4.0 * d * d);
-}
-
 }  // namespace
 
 Estimate::Estimate(const ModelFiles& files, const Machine& machine)
     : config_(files.config),
       available_(machine.available),
-      attended_(config_.attention.sparse
-                    ? int64_t{config_.attention.sparse->total_blocks()} * config_.page()
-                    : int64_t{1} << 40),
       read_rate_(machine.limits.read),
       f32_rate_(machine.many.f32) {
   for (const StoredTensor& tensor : files.weights.tensors()) {
@@ -101,19 +82,13 @@ int64_t Estimate::context(KvType kv, int64_t sequences, int64_t most) const {
 }
 
 double Estimate::token_seconds(KvType kv, int64_t tokens) const {
-  const MemoryUse all = memory(kv, tokens), near = memory(kv, std::min(tokens, attended_));
-  const int64_t read = near.kv + all.index + all.state;
-  return step_seconds_ + head_seconds_ + static_cast<double>(read) / read_rate_;
+  return step_seconds_ + head_seconds_ +
+         cache_bytes(config_, kv, SparsePolicy::always, tokens, 0) / read_rate_;
 }
 
 double Estimate::prompt_seconds(int64_t tokens) const {
-  const auto n = static_cast<double>(tokens);
-  double operations = 0.0;
-  for (const MixerKind kind : config_.mixers)
-    operations += kind == MixerKind::attention
-                      ? attention_operations(config_.attention, n, static_cast<double>(attended_))
-                      : lightning_operations(config_.lightning, n);
-  return n * row_seconds_ + head_seconds_ + operations / f32_rate_;
+  return static_cast<double>(tokens) * row_seconds_ + head_seconds_ +
+         mixing_operations(config_, SparsePolicy::always, 0, tokens) / f32_rate_;
 }
 
 }  // namespace sala

@@ -31,7 +31,6 @@ class Estimate {
  private:
   ModelConfig config_;
   int64_t available_ = 0, weight_bytes_ = 0, workspace_ = 0;
-  int64_t attended_ = 0;       ///< tokens that a query reads at most
   double row_seconds_ = 0.0;   ///< of the layers' matrix products for a token of a prompt,
   double step_seconds_ = 0.0;  ///< for a token alone;
   double head_seconds_ = 0.0;  ///< of the head's for one token

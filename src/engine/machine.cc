@@ -6,6 +6,7 @@
 #include <fstream>
 #include <functional>
 #include <random>
+#include <string_view>
 
 #include "base/error.h"
 #include "base/parallel.h"
@@ -21,14 +22,14 @@ namespace fs = std::filesystem;
 constexpr int kRounds = 5;
 constexpr double kMuch = 1e3;  // of a round, in rates: any real machine is slower
 
-/// A line "Key:   number kB" of /proc/meminfo, in bytes.
-int64_t meminfo(const std::string& wanted) {
-  std::ifstream file("/proc/meminfo");
-  std::string key, unit;
-  for (int64_t kib = 0; file >> key >> kib && std::getline(file, unit);)
-    if (key == wanted) return kib * 1024;
+/// A line "Key:   number kB" of a file of /proc, in bytes.
+int64_t proc_line(const char* path, std::string_view wanted) {
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with(wanted)) return std::atoll(line.c_str() + wanted.size()) * 1024;
   return 0;
 }
+int64_t meminfo(std::string_view wanted) { return proc_line("/proc/meminfo", wanted); }
 
 double seconds_of(const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
@@ -122,6 +123,8 @@ double MatmulRates::of(WeightType type) const {
   if (type == WeightType::f32 || type == WeightType::f16) return f32;
   return type == WeightType::bf16 ? bf16 : int8;
 }
+
+int64_t peak_memory() { return proc_line("/proc/self/status", "VmHWM:"); }
 
 Machine measure_machine(int threads) {
   Machine machine;

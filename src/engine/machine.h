@@ -33,6 +33,9 @@ struct Machine {
   std::vector<std::string> gpus;  ///< that the driver shows; nothing runs on them yet
 };
 
+/// The most bytes that this process has had in memory, or 0 when the system does not say.
+int64_t peak_memory();
+
 /// Runs the probes on `threads` threads, 0: every core.
 Machine measure_machine(int threads);
 

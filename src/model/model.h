@@ -28,6 +28,10 @@ class Model {
   int64_t workspace(const StepBounds& bounds) const;
   /// Bytes of weights in memory.
   int64_t weight_bytes() const;
+  /// Bytes of weights that a step with logits reads: all but an embedding that is no head.
+  int64_t step_bytes() const { return weight_bytes() - (config_.tied ? 0 : embedding_.bytes()); }
+  /// The type of most weights: that of the first layer's gate and up matrices.
+  WeightType type() const { return layers_.front().gate_up.type; }
 
   /// One step: logits [batch.wanted, vocab] of the wanted tokens of the batch. The holds behind the
   /// batch have grown; they advance when the caller says so.

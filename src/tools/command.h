@@ -53,6 +53,7 @@ void add_tokenize(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_trace(CLI::App& app);
 void add_doctor(CLI::App& app);
+void add_bench(CLI::App& app);
 void add_serve(CLI::App& app);
 /// Gives the short options of llama-server and vLLM that have several letters (-np, -ngl) the long
 /// names that the parser reads.

@@ -24,6 +24,7 @@ int run(int argc, char** argv) {
   sala::add_eval(app);
   sala::add_trace(app);
   sala::add_doctor(app);
+  sala::add_bench(app);
   sala::add_serve(app);
   sala::add_quantize(app);
   sala::add_session(app);

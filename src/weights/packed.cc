@@ -22,6 +22,14 @@ std::string PackedMatrix::name() const {
   return fmt::format("{}@{}:{}x{}", parts, name_of(type), rows, cols);
 }
 
+std::optional<WeightType> packed_type(std::string_view name) {
+  for (const WeightType type :
+       {WeightType::f32, WeightType::f16, WeightType::bf16, WeightType::w8, WeightType::w4,
+        WeightType::w8g64, WeightType::w4g64, WeightType::w8g128, WeightType::w4g128})
+    if (name == name_of(type)) return type;
+  return {};
+}
+
 std::optional<PackedMatrix> parse_packed(const StoredTensor& tensor) {
   const std::string& name = tensor.name;
   const size_t at = name.rfind('@'), colon = name.find(':', at), by = name.find('x', colon);
@@ -31,14 +39,10 @@ std::optional<PackedMatrix> parse_packed(const StoredTensor& tensor) {
   if (!read_extent(text + colon + 1, text + by, matrix.rows) ||
       !read_extent(text + by + 1, text + name.size(), matrix.cols))
     return {};
-  for (const WeightType type :
-       {WeightType::f32, WeightType::f16, WeightType::bf16, WeightType::w8, WeightType::w4,
-        WeightType::w8g64, WeightType::w4g64, WeightType::w8g128, WeightType::w4g128}) {
-    if (name.compare(at + 1, colon - at - 1, name_of(type)) != 0) continue;
-    matrix.type = type;
-    return matrix;
-  }
-  return {};
+  const auto type = packed_type(std::string_view(name).substr(at + 1, colon - at - 1));
+  if (!type) return {};
+  matrix.type = *type;
+  return matrix;
 }
 
 bool sound_panel(const Weight& weight, int64_t i) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "ops/weight.h"
 #include "weights/stored_tensor.h"
@@ -24,6 +25,9 @@ struct PackedMatrix {
   /// Numbers in the matrices.
   int64_t elements() const { return rows * cols * (paired() ? 2 : 1); }
 };
+
+/// The type of this name among those that a matrix can be packed in; nothing for other names.
+std::optional<WeightType> packed_type(std::string_view name);
 
 /// What the name of a tensor says; nothing when it is not the name of a packed weight. Packed
 /// weights have no type with scales of two levels.

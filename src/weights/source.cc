@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "weights/decode.h"
 #include "weights/describe.h"
+#include "weights/random.h"
 #include "weights/round.h"
 #include "weights/safetensors.h"
 
@@ -37,6 +38,12 @@ WeightSource::WeightSource(std::vector<StoredTensor> tensors, std::string origin
              printable(packed->parts));
     bytes_total_ += static_cast<int64_t>(tensors_[i].bytes.size());
   }
+}
+
+WeightSource WeightSource::random(WeightType type) {
+  WeightSource source({}, "random weights");
+  source.random_ = type;
+  return source;
 }
 
 bool WeightSource::has(std::string_view name) const { return index_.contains(std::string(name)); }
@@ -100,6 +107,11 @@ void WeightSource::run_in_slices(int64_t stored, int64_t count,
 }
 
 Tensor WeightSource::take_vector(const std::string& name, int64_t n) {
+  if (random_) {
+    Tensor ones(DType::f32, {n});
+    std::fill_n(ones.view().as<float>(), n, 1.0f);
+    return ones;
+  }
   const StoredTensor& tensor = take(name, {n});
   if (tensor.type != StoredType::f32 && tensor.type != StoredType::f16 &&
       tensor.type != StoredType::bf16)
@@ -113,6 +125,7 @@ Tensor WeightSource::take_vector(const std::string& name, int64_t n) {
 }
 
 Weight WeightSource::take_matrix(const std::string& name, int64_t rows, int64_t cols) {
+  if (random_) return take_random(name, rows, cols, false);
   if (const auto packed = take_packed(name, rows, cols)) return *packed;
   const Part part{.matrix = &take(name, {rows, cols})};
   return pack_parts(name, {&part, 1}, rows, cols, false);
@@ -124,6 +137,7 @@ Weight WeightSource::take_stack(std::span<const std::string> names, std::span<co
              rows.size());
   const int64_t height = std::accumulate(rows.begin(), rows.end(), int64_t{0});
   const std::string joined = fmt::format("{}", fmt::join(names, "+"));
+  if (random_) return take_random(joined, height, cols, false);
   if (const auto packed = take_packed(joined, height, cols)) return *packed;
   std::vector<Part> parts;
   int64_t total = 0;
@@ -137,10 +151,22 @@ Weight WeightSource::take_stack(std::span<const std::string> names, std::span<co
 Weight WeightSource::take_pair(const std::string& first, const std::string& second, int64_t rows,
                                int64_t cols) {
   const std::string joined = first + "|" + second;
+  if (random_) return take_random(joined, rows, cols, true);
   if (const auto packed = take_packed(joined, rows, cols)) return *packed;
   const Part parts[] = {{.matrix = &take(first, {rows, cols})},
                         {.matrix = &take(second, {rows, cols})}};
   return pack_parts(joined, parts, rows, cols, true);
+}
+
+Weight WeightSource::take_random(const std::string& parts, int64_t rows, int64_t cols,
+                                 bool paired) {
+  const bool embedding = parts == "model.embed_tokens.weight";
+  const WeightType type = embedding && quantised(*random_) ? WeightType::bf16 : *random_;
+  if (cols % column_unit(type) != 0)
+    fail("--type is {}; {} has {} columns, not a multiple of {}: use a type with smaller groups",
+         name_of(type), parts, cols, column_unit(type));
+  return random_weight(type, rows, cols, paired,
+                       [&](int64_t count, const auto& work) { run_in_slices(0, count, work); });
 }
 
 std::optional<Weight> WeightSource::take_packed(const std::string& parts, int64_t rows,

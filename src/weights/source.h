@@ -41,6 +41,10 @@ class WeightSource {
   /// Error when two have the same name.
   explicit WeightSource(std::vector<StoredTensor> tensors, std::string origin);
 
+  /// Random tensors of whatever shape is asked for: norms of ones, matrices of `type`, the
+  /// embedding in bf16 where `type` is a quantised one, as sala quantize keeps it.
+  static WeightSource random(WeightType type);
+
   /// Called by the taking thread at least every 64 MB and when the last tensor is taken, with the
   /// bytes of the files taken so far and in all.
   std::function<void(int64_t done, int64_t total)> progress;
@@ -79,6 +83,7 @@ class WeightSource {
 
   const StoredTensor& take(const std::string& name, std::initializer_list<int64_t> shape);
   std::optional<Weight> take_packed(const std::string& parts, int64_t rows, int64_t cols);
+  Weight take_random(const std::string& parts, int64_t rows, int64_t cols, bool paired);
   Weight pack_parts(const std::string& names, std::span<const Part> parts, int64_t rows,
                     int64_t cols, bool paired);
   void run_in_slices(int64_t stored, int64_t count, const std::function<void(int64_t)>& work);
@@ -87,6 +92,7 @@ class WeightSource {
   std::string file_of(const StoredTensor& tensor) const;
 
   std::string origin_;
+  std::optional<WeightType> random_;  ///< of random matrices; there are no tensors then
   std::vector<StoredTensor> tensors_;
   std::vector<bool> taken_;
   std::unordered_map<std::string, size_t> index_;

@@ -1,0 +1,128 @@
+#include "engine/benchmark.h"
+
+#include <algorithm>
+#include <chrono>
+#include <random>
+
+#include "base/error.h"
+#include "engine/noise.h"
+#include "engine/step_work.h"
+
+namespace sala {
+namespace {
+
+constexpr int64_t kGenerated = 16;  // tokens of a sample
+constexpr size_t kSamples = 3;      // at least
+
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::ranges::nth_element(values, middle);
+  return *middle;
+}
+
+double rate(const cpu::Limits& limits, Compute compute) {
+  return compute == Compute::int8   ? limits.int8
+         : compute == Compute::bf16 ? limits.bf16
+                                    : limits.f32;
+}
+
+std::vector<int> random_tokens(int64_t count, int64_t vocab) {
+  static std::minstd_rand random(1);
+  std::vector<int> tokens(static_cast<size_t>(count));
+  for (int& id : tokens) id = static_cast<int>(random() % static_cast<uint32_t>(vocab));
+  return tokens;
+}
+
+}  // namespace
+
+int64_t context_of(const std::vector<BenchCase>& cases, int page) {
+  int64_t most = 0;
+  for (const BenchCase& what : cases) most = std::max(most, what.depth + what.tokens);
+  return (most + page) / page * page;  // a step before the first sample
+}
+
+Benchmark::Benchmark(Runner& runner, Device& device)
+    : runner_(runner), pool_(device.threads()), probe_(pool_) {
+  Arena nothing(0);
+  const Step step{.device = device,
+                  .arena = nothing,
+                  .compute = runner.options().compute,
+                  .kv = runner.options().kv,
+                  .on_blocks = {}};
+  matmul_ = step.compute_for({.type = runner.model().type(), .storage = {}});
+  mixing_ = step.attention_compute();
+}
+
+Hold Benchmark::begin(int64_t depth) { return depth > 0 ? noise(runner_, depth) : runner_.open(); }
+
+void Benchmark::step(Hold& hold, int64_t tokens, bool logits, Sample& sample) {
+  const ModelConfig& config = runner_.model().config();
+  const RunOptions& options = runner_.options();
+  const std::vector<int> ids = random_tokens(tokens, config.vocab);
+  const int64_t depth = hold.length();
+  Runner::Row row{.hold = hold, .tokens = ids, .logits = logits ? 1 : 0, .prompt = depth + tokens};
+  const auto start = std::chrono::steady_clock::now();
+  runner_.step({&row, 1});
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  sample.seconds += seconds.count();
+  sample.tokens += tokens;
+  sample.bytes += static_cast<double>(runner_.model().step_bytes()) +
+                  cache_bytes(config, options.kv, options.sparse, depth, tokens);
+  sample.matmul += matmul_operations(config, tokens, row.logits);
+  sample.mixing += mixing_operations(config, options.sparse, depth, tokens);
+}
+
+double Benchmark::least_seconds(const Sample& sample, const cpu::Limits& limits) const {
+  return std::max(sample.bytes / limits.read,
+                  sample.matmul / rate(limits, matmul_) + sample.mixing / rate(limits, mixing_));
+}
+
+BenchRow Benchmark::measure(const BenchCase& what) {
+  const bool prompt = what.phase == BenchCase::Phase::prompt;
+  std::vector<double> tokens, bytes, operations, shares;
+  Sample warm;
+  {
+    Hold hold = begin(what.depth);
+    step(hold, 1, true, warm);
+  }
+  measured_.push_back(probe_.all());
+  while (shares.size() < kSamples) {
+    Hold hold = begin(what.depth);
+    for (int64_t done = 0; done < what.tokens;) {
+      Sample sample;
+      const int64_t count =
+          std::min<int64_t>(what.tokens - done, prompt ? runner_.options().chunk : kGenerated);
+      if (prompt)
+        step(hold, count, done + count == what.tokens, sample);
+      else
+        for (int64_t i = 0; i < count; ++i) step(hold, 1, true, sample);
+      done += count;
+      const cpu::Limits before = measured_.back(), after = probe_.all();
+      measured_.push_back(after);
+      const double least = (least_seconds(sample, before) + least_seconds(sample, after)) / 2;
+      tokens.push_back(static_cast<double>(sample.tokens) / sample.seconds);
+      bytes.push_back(sample.bytes / sample.seconds);
+      operations.push_back((sample.matmul + sample.mixing) / sample.seconds);
+      shares.push_back(least / sample.seconds);
+    }
+  }
+  return {.what = what,
+          .tokens = median(tokens),
+          .bytes = median(bytes),
+          .operations = median(operations),
+          .share = median(shares)};
+}
+
+cpu::Limits Benchmark::limits() const {
+  const auto of = [&](double cpu::Limits::* limit) {
+    std::vector<double> values;
+    for (const cpu::Limits& one : measured_) values.push_back(one.*limit);
+    return median(values);
+  };
+  return {.read = of(&cpu::Limits::read),
+          .f32 = of(&cpu::Limits::f32),
+          .bf16 = of(&cpu::Limits::bf16),
+          .int8 = of(&cpu::Limits::int8)};
+}
+
+}  // namespace sala

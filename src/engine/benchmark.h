@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/limits.h"
+#include "engine/runner.h"
+
+namespace sala {
+
+/// What is measured: `tokens` tokens behind `depth` others, read as a prompt or generated.
+struct BenchCase {
+  enum class Phase : uint8_t { prompt, gen };
+  Phase phase = Phase::prompt;
+  int64_t tokens = 0;
+  int64_t depth = 0;  ///< whole pages, filled with noise
+};
+
+/// Medians over its samples; rates a second, operations counting a multiply-add as two.
+struct BenchRow {
+  BenchCase what;
+  double tokens = 0;      ///< a second
+  double bytes = 0;       ///< that the steps must read (step_work.h)
+  double operations = 0;  ///< that they must do
+  /// The time that these bytes or operations take at least, whichever is longer, of the time they
+  /// took: by the limits measured right before and behind each sample.
+  double share = 0;
+};
+
+/// The context that a runner must have for these cases.
+int64_t context_of(const std::vector<BenchCase>& cases, int page);
+
+/// Measures steps of a model on random tokens. Prompts go in steps of the runner's chunk, each a
+/// sample; of generated tokens 16 are a sample.
+class Benchmark {
+ public:
+  /// The device is the runner's.
+  Benchmark(Runner& runner, Device& device);
+
+  BenchRow measure(const BenchCase& what);
+  /// Medians over everything measured so far.
+  cpu::Limits limits() const;
+
+ private:
+  struct Sample {
+    double seconds = 0, bytes = 0, matmul = 0, mixing = 0;
+    int64_t tokens = 0;
+  };
+  Hold begin(int64_t depth);
+  void step(Hold& hold, int64_t tokens, bool logits, Sample& sample);
+  double least_seconds(const Sample& sample, const cpu::Limits& limits) const;
+
+  Runner& runner_;
+  ThreadPool pool_;
+  cpu::LimitProbe probe_;
+  Compute matmul_, mixing_;  ///< types in which most is computed
+  std::vector<cpu::Limits> measured_;
+};
+
+}  // namespace sala

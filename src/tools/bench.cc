@@ -1,0 +1,185 @@
+// sala bench: how fast a model is here, beside what this machine allows.
+#include <algorithm>
+#include <optional>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "engine/benchmark.h"
+#include "engine/machine.h"
+#include "engine/session.h"
+#include "tools/bench_svg.h"
+#include "tools/command.h"
+#include "tools/npy.h"
+#include "weights/packed.h"
+
+namespace sala {
+namespace {
+
+struct BenchCommand {
+  ModelOptions model{.compute = "auto", .kv = "auto"};
+  std::string synthetic, type, svg;
+  int layers = 0;
+  std::vector<int64_t> prompts = {512}, depths = {0};
+  int64_t generated = 128;
+  bool json = false;
+
+  void run();
+  LoadedModel load() const;
+  LoadedModel make_synthetic() const;
+  std::vector<BenchCase> cases(int page) const;
+};
+
+std::string_view name_of(BenchCase::Phase phase) {
+  return phase == BenchCase::Phase::prompt ? "prompt" : "gen";
+}
+
+LoadedModel BenchCommand::make_synthetic() const {
+  const auto weights = packed_type(type);
+  if (!weights)
+    throw UsageError(fmt::format(
+        "--type is \"{}\"; expected one of f32, f16, bf16, w8, w8g64, w8g128, w4, w4g64, w4g128",
+        type));
+  const RunOptions run = model.run_options();
+  ModelConfig config = read_config(synthetic);
+  if (layers > config.layers())
+    throw UsageError(fmt::format("--layers is {}; {} has {}", layers, synthetic, config.layers()));
+  if (layers > 0) config.mixers.resize(static_cast<size_t>(layers));
+  LoadedModel made{.files = {.path = synthetic,
+                             .config = std::move(config),
+                             .weights = WeightSource::random(*weights)}};
+  made.device = open_device(run);
+  ThreadPool pool(made.device->threads());
+  made.files.weights.parallel = [&](int64_t count, const std::function<void(int64_t)>& work) {
+    pool.run(count, [&](int64_t i, int) { work(i); });
+  };
+  made.model = std::make_unique<Model>(made.files.config, made.files.weights);
+  made.files.weights.parallel = {};
+  return made;
+}
+
+LoadedModel BenchCommand::load() const {
+  if (synthetic.empty() == model.model.empty())
+    throw UsageError("give a model, or --synthetic CONFIG.json with --type, and not both");
+  if (!synthetic.empty()) return make_synthetic();
+  if (!type.empty() || layers > 0) throw UsageError("--type and --layers belong to --synthetic");
+  return load_model(model, OpenText::no);
+}
+
+std::vector<BenchCase> BenchCommand::cases(int page) const {
+  std::vector<BenchCase> all;
+  for (const int64_t depth : depths) {
+    if (depth % page != 0)
+      throw UsageError(fmt::format("--depth is {}; expected multiples of {}, the tokens of a page",
+                                   depth, page));
+    for (const int64_t prompt : prompts)
+      if (prompt > 0)
+        all.push_back({.phase = BenchCase::Phase::prompt, .tokens = prompt, .depth = depth});
+    if (generated > 0)
+      all.push_back({.phase = BenchCase::Phase::gen, .tokens = generated, .depth = depth});
+  }
+  if (all.empty()) throw UsageError("--prompt and --gen are 0; there is nothing to measure");
+  return all;
+}
+
+Json row_json(const BenchRow& row, int threads, const std::string& type) {
+  return {{"phase", name_of(row.what.phase)},
+          {"tokens", row.what.tokens},
+          {"depth", row.what.depth},
+          {"threads", threads},
+          {"type", type},
+          {"tok_s", row.tokens},
+          {"gb_s", 1e-9 * row.bytes},
+          {"gflop_s", 1e-9 * row.operations},
+          {"share", row.share}};
+}
+
+void print_row(const BenchRow& row) {
+  fmt::print("{:>6} {:>7} {:>9} {:>10.2f} {:>8.1f} {:>9.1f} {:>6.0f} %\n", name_of(row.what.phase),
+             row.what.tokens, row.what.depth, row.tokens, 1e-9 * row.bytes, 1e-9 * row.operations,
+             100 * row.share);
+  std::fflush(stdout);
+}
+
+void BenchCommand::run() {
+  const LoadedModel loaded = load();
+  const std::vector<BenchCase> all = cases(loaded.files.config.page());
+  RunOptions options = model.run_options();
+  options.context = context_of(all, loaded.files.config.page());
+  make_room_for_snapshots(loaded.files.config, options, 1);
+  Runner runner(*loaded.model, *loaded.device, options);
+  Benchmark benchmark(runner, *loaded.device);
+  const int threads = loaded.device->threads();
+  const std::string stored(name_of(loaded.model->type()));
+
+  if (std::ranges::max(depths) > 0)
+    fmt::print(stderr, "the texts in front (depth) are random keys, values and states\n");
+  if (!json)
+    fmt::print(
+        "{}, weights {} ({:.2f} GB), {} threads\n{:>6} {:>7} {:>9} {:>10} {:>8} {:>9} {:>8}\n",
+        loaded.files.path.string(), stored,
+        1e-9 * static_cast<double>(loaded.model->weight_bytes()), threads, "phase", "tokens",
+        "depth", "tokens/s", "GB/s", "GFLOP/s", "limit");
+  std::vector<BenchRow> rows;
+  for (const BenchCase& what : all) {
+    rows.push_back(benchmark.measure(what));
+    if (!json) print_row(rows.back());
+  }
+  const cpu::Limits limits = benchmark.limits();
+  if (!svg.empty()) write_text(svg, bench_svg(rows));
+  if (!json) {
+    fmt::print(
+        "this machine: {:.1f} GB/s, f32 {:.0f}, bf16 {:.0f} GFLOP/s, int8 {:.0f} GOP/s; memory at "
+        "most {:.2f} GB\n",
+        1e-9 * limits.read, 1e-9 * limits.f32, 1e-9 * limits.bf16, 1e-9 * limits.int8,
+        1e-9 * static_cast<double>(peak_memory()));
+    return;
+  }
+  Json out = {{"machine",
+               {{"read_gbs", 1e-9 * limits.read},
+                {"f32_gflops", 1e-9 * limits.f32},
+                {"bf16_gflops", 1e-9 * limits.bf16},
+                {"int8_gops", 1e-9 * limits.int8}}},
+              {"memory",
+               {{"weights", loaded.model->weight_bytes()},
+                {"cache", runner.memory().cache.total()},
+                {"workspace", runner.memory().workspace + loaded.device->scratch_bytes()},
+                {"peak", peak_memory()}}},
+              {"rows", Json::array()}};
+  for (const BenchRow& row : rows) out["rows"].push_back(row_json(row, threads, stored));
+  fmt::print("{}\n", out.dump());
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  CLI::App& command = *app.add_subcommand(
+      "bench",
+      "Measure tokens per second, beside what memory and arithmetic of this machine allow");
+  auto bench = std::make_shared<BenchCommand>();
+  bench->model.add_to(command);
+  command.get_option("model")->required(false);
+  const auto lengths = [&](const char* name, std::vector<int64_t>& values, const char* what) {
+    command.add_option(name, values, what)
+        ->delimiter(',')
+        ->check(CLI::Range(int64_t{0}, int64_t{1} << 32))
+        ->capture_default_str();
+  };
+  lengths("--prompt", bench->prompts, "tokens of prompts to read, e.g. 512,4096; 0: none");
+  command.add_option("--gen", bench->generated, "tokens to generate; 0: none")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 32))
+      ->capture_default_str();
+  lengths("--depth", bench->depths,
+          "tokens in front of them, e.g. 0,4096,131072: random keys, values and states");
+  command.add_option("--synthetic", bench->synthetic,
+                     "config.json of a model to make of random weights, in memory");
+  command.add_option("--type", bench->type,
+                     "its weights: f32, f16, bf16, w8, w4, or these with g64 or g128");
+  command.add_option("--layers", bench->layers, "its first N layers only [default: all]")
+      ->check(CLI::Range(1, 1 << 16));
+  command.add_option("--svg", bench->svg, "picture to write: tokens per second against depth");
+  command.add_flag("--json", bench->json, "print one JSON object");
+  read_environment(command);
+  command.callback([bench] { bench->run(); });
+}
+
+}  // namespace sala
