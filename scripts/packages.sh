@@ -4,7 +4,7 @@
 #   fetch   what downloads the default model from PyPI
 #   test    what ./test.sh needs besides
 #   halo    what sala-halo needs besides: libtorch, and a fast BLAS for it
-#   all     what ./test.sh --all needs besides: clang 19 with its sanitizers, clang-format
+#   all     what ./test.sh --all needs besides: clang 19 with its sanitizers, clang-format, haproxy
 set -euo pipefail
 
 packages=()
@@ -15,7 +15,7 @@ for group in "$@"; do
     fetch) packages+=(python3 python3-venv ca-certificates) ;;
     test) packages+=(libgtest-dev python3 python3-numpy python3-venv git) ;;
     halo) packages+=(libtorch-dev libopenblas0-pthread) ;;
-    all) packages+=(clang-19 libclang-rt-19-dev clang-format-19) ;;
+    all) packages+=(clang-19 libclang-rt-19-dev clang-format-19 haproxy) ;;
     *) echo "packages.sh: unknown group \"$group\"" >&2; exit 2 ;;
   esac
 done

@@ -1,5 +1,6 @@
 """Programs of others against `sala serve`, unmodified, each skipped where it is not installed (docs/serving.md says how to):
 schemathesis, which sends whatever the OpenAPI document allows; lm-eval; locust; haproxy in front of two replicas."""
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 import unittest
+import urllib.error
 import urllib.request
 
 import harness
@@ -29,7 +31,7 @@ def free_port():
         return one.getsockname()[1]
 
 
-class Clients(unittest.TestCase):
+class WithModel(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.scratch = tempfile.TemporaryDirectory()
@@ -41,14 +43,16 @@ class Clients(unittest.TestCase):
     def tearDownClass(cls):
         cls.scratch.cleanup()
 
+    def serve(self, name, *flags):
+        return Server(self.model, "--ctx-size", 8192, "--sessions-dir", self.folder / name, *flags)
+
+
+class Clients(WithModel):
     def tool(self, name, install):
         found = program(name)
         if not found:
             self.skipTest(install)
         return found
-
-    def serve(self, name, *flags):
-        return Server(self.model, "--ctx-size", 8192, "--sessions-dir", self.folder / name, *flags)
 
     def must(self, *command, **options):
         done = subprocess.run([str(c) for c in command], cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -61,7 +65,7 @@ class Clients(unittest.TestCase):
         checks = "not_a_server_error,content_type_conformance,response_schema_conformance,status_code_conformance"
         with self.serve("fuzzed") as server:
             said = self.must(tool, "run", f"http://127.0.0.1:{server.port}/openapi.json", "--checks", checks, "--seed", 1, "--phases",
-                             "coverage,fuzzing", "--max-examples", 200 if harness.FULL else 10, "--suppress-health-check", "all")
+                             "coverage,fuzzing", "--max-examples", 200 if harness.FULL else 5, "--suppress-health-check", "all")
             self.assertRegex(said, r"Tested: *2\d")
 
     def test_lm_eval(self):
@@ -84,6 +88,119 @@ class Clients(unittest.TestCase):
             results = json.loads(next((self.folder / "out").rglob("results_*.json")).read_text())["results"]
             self.assertIn("acc,none", results["choose"])
             self.assertIn("exact_match,none", results["write"])
+
+    def test_locust(self):
+        tool = self.tool("locust", "pip install locust")
+        users = self.folder / "users.py"
+        users.write_text("""
+from locust import HttpUser, constant, task
+
+class Caller(HttpUser):
+    wait_time = constant(0)
+
+    @task
+    def chat(self):
+        body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 16, "stream": True}
+        with self.client.post("/v1/chat/completions", json=body, stream=True, catch_response=True) as answer:
+            events = [line for line in answer.iter_lines() if line.startswith(b"data: ")]
+            if events[-1:] != [b"data: [DONE]"]:
+                answer.failure("the stream has no end")
+""")
+        with self.serve("loaded") as server:
+            said = self.must(tool, "-f", users, "--headless", "-u", 16, "-r", 16, "-t", "3s", "--stop-timeout", 20, "--json",
+                             "--host", f"http://127.0.0.1:{server.port}")
+            stats = json.loads(said[said.index("[\n"):said.rindex("]") + 1])
+            self.assertGreater(stats[0]["num_requests"], 0)
+            self.assertEqual(stats[0]["num_failures"], 0)
+
+
+def haproxy_configuration(port, one, two):
+    """The one in docs/serving.md, with these ports."""
+    guide = (harness.ROOT / "docs" / "serving.md").read_text()
+    text = next(part for part in guide.split("```\n") if part.startswith("defaults\n"))
+    for written, ours in (("127.0.0.1:8080", port), ("127.0.0.1:8000", one), ("127.0.0.1:8001", two)):
+        assert written in text, written
+        text = text.replace(written, f"127.0.0.1:{ours}")
+    return text
+
+
+class Replicas(WithModel):
+    """Two replicas that share their sessions' directory behind haproxy, as docs/serving.md shows it."""
+
+    def ask(self, path, body=None, session=None):
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body and json.dumps(body).encode(),
+                                         {"x-session-id": session} if session else {})
+        for attempt in range(3):  # as OpenAI's clients do
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.loads(answer.read())
+            except urllib.error.HTTPError as refused:
+                if refused.code != 503 or attempt == 2:
+                    raise
+                time.sleep(float(refused.headers["Retry-After"]))
+
+    def talk(self, session):
+        answer = self.ask("/v1/chat/completions", {"messages": [{"role": "user", "content": "what is it?"}], "temperature": 0,
+                                                   "max_tokens": 8, "model": "tiny"}, session)
+        return answer["choices"][0]["message"]["content"], answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+    def wait_for(self, what):
+        end = time.monotonic() + 20
+        while not what():
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.05)
+
+    def answered(self, server):
+        return sum(int(line.split()[-1]) for line in server.ask("GET", "/metrics")[1].splitlines()
+                   if line.startswith("sala:replies_total"))
+
+    def test_replicas(self):
+        haproxy = program("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+        if not haproxy:
+            self.skipTest("apt-get install haproxy")
+        self.port = free_port()
+        with self.serve("shared") as one, self.serve("shared") as two:
+            (self.folder / "haproxy.cfg").write_text(haproxy_configuration(self.port, one.port, two.port))
+            router = subprocess.Popen([haproxy, "-db", "-f", str(self.folder / "haproxy.cfg")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            try:
+                self.wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", self.port)) == 0)
+                self.route(one, two)
+            finally:
+                router.kill()
+                router.communicate()
+
+    def route(self, one, two):
+        # Affinity: each session stays with one replica, and both have some.
+        for i in range(8):
+            for _ in range(3):
+                self.talk(f"caller-{i}")
+        counts = self.answered(one), self.answered(two)
+        self.assertEqual(sum(counts), 24)
+        self.assertTrue(all(n > 0 and n % 3 == 0 for n in counts), counts)
+        # A session that was saved.
+        self.ask("/v1/sessions", {"id": "book"}, "book")
+        documents = self.ask("/v1/sessions/book/ingest", {"text": "hello, the sea and the window. " * 50}, "book")["tokens"]
+        first, cached = self.talk("book")
+        self.assertGreaterEqual(cached, documents)
+        self.assertTrue(self.ask("/v1/sessions/book/save", {}, "book")["saved"])
+        home = one if any(s["in_memory"] for s in one.ask("GET", "/v1/sessions")[1]["data"]) else two
+        other = two if home is one else one
+        # Its replica drains: what runs there ends well, and the session goes on at once in the other one, from the disk.
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            long = pool.submit(self.ask, "/v1/chat/completions", {"messages": [{"role": "user", "content": "all"}], "max_tokens": 5000,
+                                                                  "ignore_eos": True}, "book")
+            self.wait_for(lambda: "sala:requests_running{model_name=\"tiny\"} 1" in home.ask("GET", "/metrics")[1])
+            before = self.answered(other)
+            home.process.terminate()
+            self.wait_for(lambda: home.ask("GET", "/ready")[0] == 503)
+            answer, cached = self.talk("book")
+            self.assertEqual(long.result()["usage"]["completion_tokens"], 5000)
+        self.assertEqual(answer, first)
+        self.assertGreaterEqual(cached, documents)
+        self.assertEqual(home.process.wait(60), 0)
+        for i in range(8):
+            self.talk(f"caller-{i}")
+        self.assertEqual(self.answered(other), before + 9)
 
 
 if __name__ == "__main__":
