@@ -408,6 +408,13 @@ class Serve(unittest.TestCase):
         self.assertEqual(text, whole.choices[0].message.content)
         self.assertEqual(usage.completion_tokens, whole.usage.completion_tokens)
         self.assertEqual(len(client.completions.create(model="tiny", prompt="hello", max_tokens=3, logprobs=1).choices[0].logprobs.tokens), 3)
+        # A session, for a client that knows nothing of them.
+        self.session(self.server, "POST", "", {"id": "openai"})
+        documents = self.session(self.server, "POST", "/openai/ingest", {"text": "the window and the sea " * 9})["tokens"]
+        for bound in (dict(extra_headers={"x-session-id": "openai"}), dict(extra_body={"prompt_cache_key": "openai"})):
+            told = client.chat.completions.create(**fields, **bound)
+            self.assertGreater(told.usage.prompt_tokens, documents)
+            self.assertGreaterEqual(told.usage.prompt_tokens_details.cached_tokens, documents)
         with self.assertRaises(openai.BadRequestError):
             client.chat.completions.create(**fields | {"n": 99})
 

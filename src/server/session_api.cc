@@ -58,7 +58,7 @@ OrderedJson Service::session_json(const Sessions::Entry& entry) const {
 
 void Service::load(const std::string& name) {
   try {
-    engine_.call([&](Runner& runner) { sessions_.load(name, engine_.longest(), runner); });
+    sessions_.load(name, engine_.longest(), [&](const auto& work) { engine_.call(work); });
   } catch (const Error& e) {
     throw ApiError(409, e.what(), {}, "session_not_usable");
   }

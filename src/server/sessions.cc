@@ -109,7 +109,7 @@ void Sessions::save(const std::string& name, const NamedText& text, Runner& runn
   session.save(runner, hold, text.tokens, turn);
 }
 
-void Sessions::load(const std::string& name, int64_t longest, Runner& runner) {
+void Sessions::load(const std::string& name, int64_t longest, const OnEngine& on_engine) {
   const Session session =
       Session::open(dir(name), Session::Access::read, options_.facts(), options_.inexact);
   const auto count = std::ssize(session.tokens());
@@ -121,8 +121,10 @@ void Sessions::load(const std::string& name, int64_t longest, Runner& runner) {
   NamedText text{.tokens = {session.tokens().begin(), session.tokens().end()}};
   const auto& turns = session.manifest().turns;
   text.documents = turns.empty() ? count : turns.front();
-  const Hold hold = session.restore(runner, count);
-  runner.cache().remember(hold, text.tokens);
+  on_engine([&](Runner& runner) {
+    const Hold hold = session.restore(runner, count);
+    runner.cache().remember(hold, text.tokens);
+  });
   const std::lock_guard lock(mutex_);
   if (texts_.size() >= kMost && !texts_.contains(name))
     fail("there are {} sessions in memory; delete some", kMost);

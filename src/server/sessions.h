@@ -24,7 +24,7 @@ struct NamedText {
 
 /// The sessions of a server: names for texts. Their memory is what the cache remembers of them, so
 /// that a fork or a roll back costs nothing and a text whose pages were needed elsewhere is read
-/// again; on the disk it is safe. Any thread, but for save() and load().
+/// again; on the disk it is safe. Any thread, but for save().
 class Sessions {
  public:
   struct Options {
@@ -63,9 +63,11 @@ class Sessions {
 
   /// Makes the session on the disk `text`, which `hold` has read. On the engine's thread.
   void save(const std::string& name, const NamedText& text, Runner& runner, Hold& hold) const;
-  /// Has the cache remember the session on the disk, of at most `longest` tokens, and takes its
-  /// text. On the engine's thread, with a free slot.
-  void load(const std::string& name, int64_t longest, Runner& runner);
+  /// Has something done on the engine's thread, with a free slot, and waits for it.
+  using OnEngine = std::function<void(const std::function<void(Runner&)>& work)>;
+  /// Checks the session on the disk, of less than `longest` tokens, has the cache remember it and
+  /// takes its text.
+  void load(const std::string& name, int64_t longest, const OnEngine& on_engine);
 
  private:
   std::filesystem::path dir(const std::string& name) const;
