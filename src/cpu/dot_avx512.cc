@@ -144,11 +144,12 @@ template <Source kSource, int kColumns, int R>
         w += 4 * kPanel;
       }
     const std::byte* group = w;
-    if constexpr (!decoded(kSource)) prefetch(w, 2 * kScale * kPanel + kColumns / 8 * kCodes);
+    if constexpr (!decoded(kSource)) prefetch(w, 2 * kScale * kPanel);
     w += 2 * kScale * kPanel;
     __m512i dot[2 * R];
     clear(dot, std::make_index_sequence<2 * R>());
     for (int i = 0; i < kColumns / 8; ++i, x += 2 * R, w += kCodes) {
+      if constexpr (!decoded(kSource)) prefetch(w, kCodes);
       const Codes codes = load_codes<kSource>(reinterpret_cast<const uint8_t*>(w));
       add_columns(codes.first, x, dot, rows);
       add_columns(codes.second, x + R, dot, rows);
