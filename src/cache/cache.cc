@@ -65,7 +65,12 @@ bool Hold::grow(int64_t tokens) {
   if (copies) {
     const int32_t shared = pages_[index_of(first)];
     const int32_t own = cache_->take_page();
-    cache_->copy_page(shared, own);
+    try {
+      cache_->copy_page(shared, own);
+    } catch (...) {
+      cache_->drop(own);
+      throw;
+    }
     pages_[index_of(first)] = own;
     cache_->drop(shared);
   }

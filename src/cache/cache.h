@@ -68,7 +68,8 @@ class Hold {
   std::span<const SnapshotRef> snapshots() const { return snapshots_; }
 
   /// Makes room for `tokens` more tokens behind length(), and copies the page that they begin in if
-  /// others share it. False, with this sequence unchanged, when the cache has too few pages.
+  /// others share it. False, with this sequence unchanged, when the cache has too few pages. Throws
+  /// Error, unchanged too, when the page to copy cannot be read or nothing can make way for it.
   [[nodiscard]] bool grow(int64_t tokens);
   /// Counts `tokens` more tokens as remembered; grow() has made the room.
   void advance(int64_t tokens);

@@ -53,9 +53,14 @@ void Snapshots::make_room() {
       std::erase(all_, gone);
     }
     if (!free_slots_.empty()) {
-      file_->write(free_slots_.back() * bytes_, leaving->bytes_);
-      leaving->slot_ = free_slots_.back();
-      free_slots_.pop_back();
+      try {
+        file_->write(free_slots_.back() * bytes_, leaving->bytes_);
+        leaving->slot_ = free_slots_.back();
+        free_slots_.pop_back();
+      } catch (
+          const Error&) {  // without it a text is read again: no reason to end anybody's answer
+        std::erase(all_, leaving);
+      }
     }
   } else {
     std::erase(all_, leaving);

@@ -173,6 +173,21 @@ void Engine::take_in() {
 }
 
 void Engine::step() {
+  try {
+    advance();
+  } catch (const Error& e) {
+    // A page that cannot be read or written: what has been done to the sequences is unknown. Only
+    // jobs with a hold have one.
+    for (const uint64_t id : scheduler_.ids()) {
+      Job& job = *scheduler_.find(id);
+      if (!job.hold) continue;
+      job.hold.reset();
+      end(id, {.error = e.what()});
+    }
+  }
+}
+
+void Engine::advance() {
   const auto start = Clock::now();
   const std::vector<Scheduler::Part> parts = scheduler_.plan();
   if (parts.empty()) return;
@@ -188,18 +203,7 @@ void Engine::step() {
   }
   const auto planned = Clock::now();
   now_.schedule_seconds += seconds(planned - start);
-  In all;
-  try {
-    all = runner_.step(rows);
-  } catch (const Error& e) {
-    // A page that cannot be read or written: what the step has done to its sequences is unknown.
-    for (const Scheduler::Part& part : parts) {
-      const uint64_t id = part.job->id;
-      part.job->hold.reset();
-      end(id, {.error = e.what()});
-    }
-    return;
-  }
+  const In all = runner_.step(rows);
   const auto computed = Clock::now();
   ++now_.steps;
   now_.step_seconds += seconds(computed - planned);

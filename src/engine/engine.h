@@ -84,6 +84,7 @@ class Engine {
 
   void loop();
   void step();
+  void advance();
   void take_in();
   void hear(const Scheduler::Part& part, In logits);
   void hear_prompt(Task& task, Job& job, int64_t before, In logits, ReplyEvent& event);

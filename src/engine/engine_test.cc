@@ -272,6 +272,30 @@ TEST_P(EngineTest, EndsWithRequestsInFlight) {
   EXPECT_EQ(listener.last.finish, Finish::cancelled);
 }
 
+TEST_P(EngineTest, MemoryThatCannotBeWrittenEndsRequestsAndNotTheProgram) {
+  constexpr int64_t kContext = 1000, kFrames = 40;
+  const int64_t page = config_.page(), pages = (kContext + page - 1) / page;
+  RunOptions small = options(kContext);
+  small.kv_memory = Runner(*model_, *device_, small).memory().cache.kv / pages * kFrames;
+  small.cache_dir = "/nowhere";
+  Runner runner(*model_, *device_, small);
+  Engine engine(runner, *tokenizer_, limits(), 100);
+  // The first finds no room while its step is planned, where it would copy a page that is now
+  // remembered too; the second in the model.
+  for (const int64_t length : {kFrames * page - 3, (kFrames + 2) * page}) {
+    Listener listener;
+    std::vector<Request> one(1);
+    one[0].prompt.assign(static_cast<size_t>(length), 3);
+    one[0].reply.limit = 2;
+    one[0].on_event = listener.sink();
+    ASSERT_EQ(engine.submit(std::move(one))[0].refusal, Engine::Refusal::none);
+    listener.wait();
+    EXPECT_NE(listener.last.error.find("--cache-dir"), std::string::npos) << listener.last.error;
+    engine.call([](Runner& r) { r.cache().check_integrity({}); });
+  }
+  EXPECT_EQ(engine.counters().running, 0);
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Modes, EngineTest,
     ::testing::Values(Case{"f32_f32", StoredType::f32, ComputeMode::f32, KvType::f32},

@@ -141,6 +141,7 @@ In Runner::step(std::span<Row> rows) {
             .compute = options_.compute,
             .kv = options_.kv,
             .on_blocks = on_blocks};
+  arena_.rewind(0);  // a step that failed has left what it took
   model_.forward(step, cache_, batch, logits);
   for (Row& row : rows) row.hold.advance(static_cast<int64_t>(row.tokens.size()));
   return logits;

@@ -231,7 +231,8 @@ struct HttpServer::Impl {
       request.body = std::move(message.body());
       const auto answer = std::make_shared<Answer>(server.io);
       asio::co_spawn(server.io, watch(shared_from_this(), answer), asio::detached);
-      asio::post(server.pool, [this, request = std::move(request), answer]() mutable {
+      // A client that leaves ends its connection, which this must not need then.
+      asio::post(server.pool, [&server = server, request = std::move(request), answer]() mutable {
         server.handler(std::move(request), answer);
       });
       const bool sent = co_await write(*answer, keep, chunked, is_head);

@@ -67,6 +67,7 @@ class Http : public ::testing::Test {
         options, [this](HttpRequest request, std::shared_ptr<Exchange> exchange) {
           if (request.path == "/echo")
             return exchange->respond(200, "text/plain", request.body + request.header("x-name"));
+          if (request.path == "/slow") std::this_thread::sleep_for(20ms);
           if (request.path == "/stream") {
             exchange->begin_stream();
             for (int i = 0; i < 3; ++i) exchange->send("data: " + std::to_string(i) + "\n\n");
@@ -143,6 +144,18 @@ TEST_F(Http, HearsThatAClientHasLeft) {
   std::this_thread::sleep_for(100ms);
   c.close();
   expect_gone();
+}
+
+TEST_F(Http, ClientsMayLeaveBeforeTheirRequestIsLookedAt) {
+  for (int i = 0; i < 15; ++i) {  // more than the server has threads
+    Client c = client();
+    c.say("GET /slow HTTP/1.1\r\n\r\n");
+    std::this_thread::sleep_for(1ms);
+  }
+  EXPECT_NE(ask("GET /echo HTTP/1.1\r\nConnection: close\r\n\r\n").find(" 200 "),
+            std::string::npos);
+  for (int i = 0; i < 500 && gone_ < 15; ++i) std::this_thread::sleep_for(10ms);
+  EXPECT_EQ(gone_, 15);
 }
 
 TEST_F(Http, LeavesClientsThatDoNotRead) {
