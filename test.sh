@@ -100,10 +100,11 @@ if [[ $all == yes ]]; then
   if step asan-build scripts/build.sh asan all -- -DSALA_TESTS=ON; then
     tests asan -L 'unit|cli' -E "$large"
   fi
-  # Threads share work in the pool, in the kernels and in the steps above them.
-  threaded=(parallel_test matmul_test attention_test select_test lightning_test norm_rope_test invariance_test engine_test)
+  # Threads share work in the pool, in the kernels and in the steps above them; and a server has many clients.
+  threaded=(parallel_test matmul_test attention_test select_test lightning_test norm_rope_test invariance_test engine_test
+            http_test sala)
   if step tsan-build scripts/build.sh tsan "${threaded[@]}" -- -DSALA_TESTS=ON; then
-    tests tsan -L unit -R '^(base|engine)[.]|^cpu[.].*(threads|Alone)' -E "$large"
+    tests tsan -L 'unit|cli' -R '^(base|engine)[.]|^server[.]Http|^cpu[.].*(threads|Alone)|^overload$' -E "$large"
   fi
   if step fuzz-build scripts/build.sh fuzz fuzzers -- -DSALA_TESTS=OFF; then
     for target in build/fuzz/fuzz/fuzz_*; do
