@@ -115,7 +115,7 @@ def requests(count, seed, scale, vocab):
 
 def percentiles(values):
     ordered = sorted(values)
-    return {f"p{p}": round(ordered[min(len(ordered) - 1, p * len(ordered) // 100)], 4) for p in (50, 95, 99)}
+    return {f"p{p}": round(ordered[min(len(ordered) - 1, p * len(ordered) // 100)], 4) for p in (50, 95, 99) if ordered}
 
 
 def measure(server, asked, concurrency):
