@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <condition_variable>
+#include <future>
 #include <mutex>
 #include <random>
 
@@ -225,10 +226,15 @@ TEST_P(EngineTest, CancelsRefusesAndDrains) {
   std::vector<Listener> listeners(20);
   std::vector<uint64_t> ids;
   int refused = 0;
-  // The engine waits here, so that nothing ends too early.
+  // The engine waits until all have come, so that nothing ends too early.
+  std::promise<void> waits, all_came;
   std::thread holder([&] {
-    engine.call([](Runner&) { std::this_thread::sleep_for(std::chrono::milliseconds(200)); });
+    engine.call([&](Runner&) {
+      waits.set_value();
+      all_came.get_future().wait();
+    });
   });
+  waits.get_future().wait();
   for (int i = 0; i < 20; ++i) {
     std::vector<Request> one;
     one.push_back(request(i));
@@ -240,6 +246,7 @@ TEST_P(EngineTest, CancelsRefusesAndDrains) {
     refused += submitted[0].refusal == Engine::Refusal::full ? 1 : 0;
   }
   EXPECT_EQ(refused, 8);
+  all_came.set_value();
   holder.join();
   engine.cancel(ids[0]);
   listeners[0].wait();
