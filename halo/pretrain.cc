@@ -1,10 +1,9 @@
 // sala-halo pack, pretrain: a small teacher from nothing.
-#include <cmath>
-
 #include "base/error.h"
 #include "checkpoint.h"
 #include "command.h"
 #include "losses.h"
+#include "start.h"
 
 namespace sala::halo {
 namespace {
@@ -28,7 +27,7 @@ struct PackCommand {
 
 struct PretrainCommand {
   TrainFlags flags;
-  std::string tokenizer, from;
+  std::string tokenizer, from, start = "random";
   int layers = 8, hidden = 192, heads = 3, kv_heads = 1, head_dim = 64, intermediate = 512;
   double rope_theta = 10000.0;
 
@@ -56,29 +55,11 @@ ModelConfig PretrainCommand::config(const Tokenizer& known) const {
   c.attention.kv_heads = kv_heads;
   c.attention.head_dim = head_dim;
   c.rope.theta = rope_theta;
-  c.tied = true;
+  c.tied = start == "random";
   c.trained_context = flags.train.context;
   c.bos = known.bos();
   c.eos = {*known.eos()};
   return c;
-}
-
-/// Matrices of variance 1 / columns; what is added to the residual stream is smaller by the root of
-/// the number of additions.
-Weights initial_weights(const ModelConfig& config, uint64_t seed, torch::Device device) {
-  torch::manual_seed(static_cast<int64_t>(seed));
-  Weights weights;
-  const double added = 1.0 / std::sqrt(2.0 * config.layers());
-  for (const auto& [name, shape] : tensor_shapes(config)) {
-    const bool residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
-    weights[name] =
-        shape.size() == 1
-            ? torch::ones(shape, device)
-            : torch::randn(shape)
-                  .mul_((residual ? added : 1.0) / std::sqrt(static_cast<double>(shape[1])))
-                  .to(device);
-  }
-  return weights;
 }
 
 void PretrainCommand::run() {
@@ -94,7 +75,8 @@ void PretrainCommand::run() {
   Checkpoint model;
   if (from.empty()) {
     model.config = config(data.tokenizer());
-    model.weights = initial_weights(model.config, flags.data.seed, train.on());
+    const auto begin = start == "random" ? random_start : induction_start;
+    model.weights = begin(model.config, flags.data.seed, train.on());
   } else {
     model = read_checkpoint(from, train.on());
     model.config.trained_context = std::max(model.config.trained_context, train.context);
@@ -133,6 +115,13 @@ void add_pretrain(CLI::App& app) {
                      "directory with a tokenizer; none: a token for each byte");
   command.add_option("--from", pretrain->from,
                      "model directory to go on from, on other data or longer sequences");
+  command
+      .add_option(
+          "--start", pretrain->start,
+          "first weights: random with a tied head, or induction (finds again from the first "
+          "step; docs/halo.md)")
+      ->check(CLI::IsMember({"random", "induction"}))
+      ->capture_default_str();
   const auto extent = CLI::Range(1, 1 << 20);
   const auto add = [&](const char* name, int& value, const char* what) {
     command.add_option(name, value, what)->check(extent)->capture_default_str();
