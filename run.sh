@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
-# ./run.sh [PROMPT [OPTION...]]: answers a prompt with the default model. The first time it installs the Debian packages
-# that are missing, builds build/release/sala and downloads the model; after that it starts at once. The options are those
-# of `sala run` (docs/cli.md), e.g. ./run.sh "Tell me a story." -n 300 --temp 0
+# ./run.sh: a small hybrid reads a text of 100,000 tokens, finds the sentence hidden in it, and says how long that took and
+# how little memory. The first time it installs the Debian packages that are missing, builds build/release/sala and
+# downloads the text.
+#   ./run.sh --million                   a text of a million tokens
+#   ./run.sh --chat [PROMPT [OPTION...]] answers a prompt with SmolLM2-135M-Instruct, which it downloads. The options are
+#                                        those of `sala run` (docs/cli.md), e.g. --chat "Tell me a story." -n 300 --temp 0
 set -euo pipefail
 cd "$(dirname "$0")"
 
-prompt=${1:-"Explain in three sentences how plants use sunlight."}
-(($#)) && shift
-(($#)) || set -- --temp 0.2 --top-p 0.9  # what the model's authors advise
+case "${1-}" in
+  "" | --million | --tokens | --seed | --chat) ;;
+  *) echo "usage: ./run.sh [--million | --chat [PROMPT [OPTION...]]]" >&2; exit 2 ;;
+esac
 
 scripts/packages.sh build fetch
 log=build/run.log
@@ -19,6 +23,16 @@ if ! scripts/build.sh release sala "${options[@]}" > "$log" 2>&1; then
   echo "The build failed; $log has all of it." >&2
   exit 1
 fi
+
+if [[ ${1-} != --chat ]]; then
+  scripts/venv.sh
+  build/venv/bin/python scripts/texts.py build/text
+  exec python3 scripts/needle.py "$@"
+fi
+shift
+prompt=${1:-"Explain in three sentences how plants use sunlight."}
+(($#)) && shift
+(($#)) || set -- --temp 0.2 --top-p 0.9  # what the model's authors advise
 model=$(python3 scripts/default_model.py)
 echo "> $prompt" >&2
 exec build/release/sala run "$model" -p "$prompt" "$@"

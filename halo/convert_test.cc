@@ -37,7 +37,7 @@ TEST(Convert, ConvertedLayerIsTheUnexpandedOne) {
   const std::vector<double> no_decay(static_cast<size_t>(a.heads), 0.0);
   const Tensor converted =
       lightning(project(student, "q_proj", a.heads), project(student, "k_proj", a.heads),
-                project(student, "v_proj", a.heads), no_decay, 0.25);
+                project(student, "v_proj", a.heads), no_decay, 0.25, torch::kDouble);
   const Tensor q = project(from, "q_proj", a.heads), k = project(from, "k_proj", a.kv_heads),
                v = project(from, "v_proj", a.kv_heads);
   for (int h = 0; h < a.heads; ++h) {

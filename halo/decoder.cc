@@ -157,7 +157,7 @@ Tensor Decoder::lightning_mix(const Tensor& x, int layer, const Pass& pass) cons
     k = k.repeat_interleave(l.heads / l.kv_heads, 2);
     v = v.repeat_interleave(l.heads / l.kv_heads, 2);
   }
-  const Tensor o = lightning(q, k, v, decay_slopes(l.heads), l.scale).flatten(2);
+  const Tensor o = lightning(q, k, v, decay_slopes(l.heads), l.scale, pass.type).flatten(2);
   return l.norm ? rms_norm(o, of(layer, "self_attn.o_norm"), config_.norm_eps) : o;
 }
 

@@ -46,11 +46,16 @@ Decays decays(const Tensor& slopes, bool reverse) {
           .whole = (-s.squeeze(-1) * kChunk).exp_()};
 }
 
-/// sum over j of decay (q_i . k_j) v_j, operands and result [B, H, N, C, d].
+/// sum over j of decay (q_i . k_j) v_j, operands [B, H, N, C, d]; the result and the states have
+/// the decays' type.
 Tensor mix(const Tensor& q, const Tensor& k, const Tensor& v, const Decays& decay, bool reverse) {
-  Tensor out = torch::matmul(torch::matmul(q, k.transpose(-1, -2)).mul_(decay.inside), v);
+  const auto rounded = q.scalar_type(), sums = decay.inside.scalar_type();
+  const auto product = [&](const Tensor& a, const Tensor& b) {
+    return torch::matmul(a.to(rounded), b.to(rounded)).to(sums);
+  };
+  Tensor out = product(product(q, k.transpose(-1, -2)).mul_(decay.inside), v);
   // What each chunk adds to the state [B, H, N, d, d], then the state at each chunk's entrance.
-  const Tensor state = torch::matmul((k * decay.out_of).transpose(-1, -2), v);
+  const Tensor state = product((k * decay.out_of).transpose(-1, -2), v);
   const int64_t chunks = state.size(2);
   Tensor carried = torch::zeros_like(state.select(2, 0));
   for (int64_t n = 0; n < chunks; ++n) {
@@ -59,13 +64,15 @@ Tensor mix(const Tensor& q, const Tensor& k, const Tensor& v, const Decays& deca
     here.copy_(carried);
     carried = next;
   }
-  return out.add_(torch::matmul(q * decay.into, state));
+  return out.add_(product(q * decay.into, state));
 }
 
 struct Lightning : Function<Lightning> {
   static Tensor forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
-                        const Tensor& slopes, double scale) {
-    const Tensor qc = by_chunk(q), kc = by_chunk(k), vc = by_chunk(v);
+                        const Tensor& slopes, double scale, int64_t type) {
+    const auto rounded = static_cast<torch::ScalarType>(type);
+    const Tensor qc = by_chunk(q.to(rounded)), kc = by_chunk(k.to(rounded)),
+                 vc = by_chunk(v.to(rounded));
     ctx->save_for_backward({qc, kc, vc, slopes});
     ctx->saved_data["scale"] = scale;
     return by_token(mix(qc, kc, vc, decays(slopes, false), false), q.size(1)) * scale;
@@ -75,20 +82,23 @@ struct Lightning : Function<Lightning> {
     const auto saved = ctx->get_saved_variables();
     const Tensor &q = saved[0], &k = saved[1], &v = saved[2], &slopes = saved[3];
     const int64_t length = grads[0].size(1);
-    const Tensor g = by_chunk(grads[0] * ctx->saved_data["scale"].toDouble());
+    const Tensor g = by_chunk((grads[0] * ctx->saved_data["scale"].toDouble()).to(q.scalar_type()));
     const Decays back = decays(slopes, true);
     return {by_token(mix(g, v, k, decays(slopes, false), false), length),
-            by_token(mix(v, g, q, back, true), length), by_token(mix(k, q, g, back, true), length),
-            Tensor(), Tensor()};
+            by_token(mix(v, g, q, back, true), length),
+            by_token(mix(k, q, g, back, true), length),
+            Tensor(),
+            Tensor(),
+            Tensor()};
   }
 };
 
 }  // namespace
 
 Tensor lightning(const Tensor& q, const Tensor& k, const Tensor& v,
-                 const std::vector<double>& slopes, double scale) {
+                 const std::vector<double>& slopes, double scale, torch::ScalarType type) {
   const Tensor s = torch::tensor(slopes, torch::kDouble).to(q.device(), q.scalar_type());
-  return Lightning::apply(q, k, v, s, scale);
+  return Lightning::apply(q, k, v, s, scale, static_cast<int64_t>(type));
 }
 
 }  // namespace sala::halo

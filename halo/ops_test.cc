@@ -69,7 +69,9 @@ TEST_F(Gradients, Rope) {
 
 TEST_F(Gradients, Lightning) {
   // Longer than a chunk, and not a multiple of one.
-  const Op op = [](const auto& x) { return lightning(x[0], x[1], x[2], decay_slopes(3), 0.5); };
+  const Op op = [](const auto& x) {
+    return lightning(x[0], x[1], x[2], decay_slopes(3), 0.5, torch::kDouble);
+  };
   const std::vector<int64_t> shape = {1, 70, 3, 2};
   EXPECT_LT(gradient_error(op, {random(shape), random(shape), random(shape)}), 1e-6);
 }
@@ -101,7 +103,7 @@ TEST(Lightning, IsTheRecurrence) {
   const std::vector<int64_t> shape = {2, 150, 3, 4};
   const Tensor q = random(shape), k = random(shape), v = random(shape);
   const std::vector<double> slopes = decay_slopes(3);
-  const Tensor got = lightning(q, k, v, slopes, 0.3);
+  const Tensor got = lightning(q, k, v, slopes, 0.3, torch::kDouble);
   const Tensor decay = torch::tensor(slopes, torch::kDouble).neg().exp().view({1, 3, 1, 1});
   Tensor state = torch::zeros({2, 3, 4, 4}, torch::kDouble);
   for (int64_t t = 0; t < shape[1]; ++t) {
