@@ -90,10 +90,12 @@ class TrainerTest : public testing::Test {
   std::filesystem::path tokenizer_;
 };
 
+// Sums in another order, and AdamW divides a gradient by its own size: where it is next to nothing,
+// so does its rounding count. A tenth of one step; a wrong share of a batch would be several.
 TEST_F(TrainerTest, MicroBatchesAreNotSeen) {
   EXPECT_LT(
       difference(train("whole", 4096, 0.0, false).weights, train("rows", 32, 0.0, false).weights),
-      1e-4);
+      1e-3);
 }
 
 TEST_F(TrainerTest, AResumedRunIsTheUninterruptedOne) {
