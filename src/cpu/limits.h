@@ -14,8 +14,8 @@ struct Limits {
   double read = 0;
   double f32 = 0;
   double bf16 = 0;  ///< products of bf16 pairs where the machine has fast ones, else f32
-  double int8 =
-      0;  ///< products of bytes where the machine has them, else of 16-bit pairs, else f32
+  /// Products of bytes where the machine has them, else of 16-bit pairs, else f32.
+  double int8 = 0;
 };
 
 /// Measures them, each in about 20 ms, the best of a few rounds by the clock on the wall. A machine

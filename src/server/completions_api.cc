@@ -17,6 +17,7 @@ std::string session_of(const HttpRequest& request, const Completion& completion)
   const std::string name = request.header("x-session-id");
   return name.empty() ? completion.session : name;
 }
+
 }  // namespace
 
 /// Where other conversations may part from this one: behind the system message, and behind what was
@@ -194,4 +195,5 @@ void Service::submit(const HttpRequest& http, const std::shared_ptr<Exchange>& e
     for (const Engine::Submitted& one : submitted) engine_.cancel(one.id);
   });
 }
+
 }  // namespace sala

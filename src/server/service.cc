@@ -270,6 +270,7 @@ void Service::tokenizer_info(const HttpRequest&, const std::shared_ptr<Exchange>
            {"model_max_length", engine_.longest()},
            {"chat_template", files_.chat_template ? OrderedJson("present") : OrderedJson()}});
 }
+
 std::string Service::render(const ChatCompletion& chat, const OrderedJson& messages,
                             bool generation) const {
   if (!files_.chat_template)

@@ -74,8 +74,8 @@ class Sessions {
 
   Options options_;
   mutable std::mutex mutex_;
-  std::map<std::string, NamedText> texts_;  ///< guarded by mutex_, as is
-  uint64_t next_version_ = 1;
+  std::map<std::string, NamedText> texts_;  ///< guarded by mutex_
+  uint64_t next_version_ = 1;               ///< guarded by mutex_
 };
 
 }  // namespace sala
