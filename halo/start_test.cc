@@ -3,22 +3,18 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "testing.h"
 
 namespace sala::halo {
 namespace {
 
 ModelConfig teacher() {
-  ModelConfig c;
-  c.family = "llama";
+  ModelConfig c = small_llama(4);
   c.vocab = 40;
   c.hidden = 145;
   c.intermediate = 32;
-  c.mixers.assign(4, MixerKind::attention);
-  c.attention.heads = 4;
-  c.attention.kv_heads = 2;
   c.attention.head_dim = 96;
   c.rope.theta = 1e6;
-  c.eos = {2};
   c.trained_context = 128;
   return c;
 }

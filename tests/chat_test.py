@@ -3,14 +3,12 @@
 prompt, the commands; through a pipe; and through tmux where there is one. And what the sampling flags do in `sala run`."""
 import json
 import os
-import pathlib
 import pty
 import re
 import select
 import shutil
 import signal
 import subprocess
-import tempfile
 import termios
 import time
 import unittest
@@ -116,18 +114,7 @@ class Terminal:
         os.close(self.fd)
 
 
-class WithModel(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.scratch = tempfile.TemporaryDirectory()
-        cls.folder = pathlib.Path(cls.scratch.name)
-        cls.model = cls.folder / "model"
-        tiny_model.make(cls.model)
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.scratch.cleanup()
-
+class WithModel(tiny_model.WithModel):
     def chat(self, *flags, model=None):
         terminal = Terminal(harness.PROGRAM, "chat", model or self.model, "--threads", "1", *flags)
         self.addCleanup(terminal.close)

@@ -8,9 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-import unittest
 import urllib.error
 import urllib.request
 
@@ -31,18 +29,7 @@ def free_port():
         return one.getsockname()[1]
 
 
-class WithModel(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.scratch = tempfile.TemporaryDirectory()
-        cls.folder = pathlib.Path(cls.scratch.name)
-        cls.model = cls.folder / "tiny"
-        tiny_model.make(cls.model)
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.scratch.cleanup()
-
+class WithModel(tiny_model.WithModel):
     def serve(self, name, *flags):
         return Server(self.model, "--ctx-size", 8192, "--sessions-dir", self.folder / name, *flags)
 

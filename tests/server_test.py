@@ -4,14 +4,11 @@ slow, many or gone. The last test is the client that people use (PyPI's openai),
 import concurrent.futures
 import http.client
 import json
-import pathlib
 import re
 import signal
 import socket
 import subprocess
-import tempfile
 import time
-import unittest
 
 import harness
 import tiny_model
@@ -71,20 +68,16 @@ class Server:
         return [json.loads(e) for e in events[:-1]]
 
 
-class Serve(unittest.TestCase):
+class Serve(tiny_model.WithModel):
     @classmethod
     def setUpClass(cls):
-        cls.scratch = tempfile.TemporaryDirectory()
-        cls.folder = pathlib.Path(cls.scratch.name)
-        cls.model = cls.folder / "tiny"
-        tiny_model.make(cls.model)
+        super().setUpClass()
         cls.sessions = cls.folder / "sessions"
         cls.server = Server(cls.model, "--ctx-size", 8192, "--sessions-dir", cls.sessions)
 
     @classmethod
     def tearDownClass(cls):
         cls.server.__exit__()
-        cls.scratch.cleanup()
 
     def test_an_answer_is_that_of_sala_run(self):
         want = json.loads(harness.sala("run", self.model, "-p", HELLO[0]["content"], "-n", 12, "--temp", 0, "--json"))

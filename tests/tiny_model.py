@@ -1,5 +1,8 @@
 """A tiny SALA checkpoint with a tokenizer and a chat template, for tests of what the program says rather than computes."""
 import json
+import pathlib
+import tempfile
+import unittest
 
 import make_checkpoint
 
@@ -38,3 +41,14 @@ def make(folder, **fields):
     """Writes the checkpoint; returns (Config, reference Model, ids)."""
     folder.mkdir(parents=True, exist_ok=True)
     return make_checkpoint.make(folder, **{"tokens": 60, "vocab_size": write_tokenizer(folder)} | fields)
+
+
+class WithModel(unittest.TestCase):
+    """Tests that share one such checkpoint, `model`, in a folder that goes with them."""
+    @classmethod
+    def setUpClass(cls):
+        scratch = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(scratch.cleanup)
+        cls.folder = pathlib.Path(scratch.name)
+        cls.model = cls.folder / "tiny"
+        make(cls.model)

@@ -2,9 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <random>
 
-#include "base/error.h"
+#include "base/random.h"
 #include "engine/noise.h"
 #include "engine/step_work.h"
 
@@ -26,10 +25,9 @@ double rate(const cpu::Limits& limits, Compute compute) {
                                     : limits.f32;
 }
 
-std::vector<int> random_tokens(int64_t count, int64_t vocab) {
-  static std::minstd_rand random(1);
+std::vector<int> random_tokens(int64_t count, int64_t vocab, Random& random) {
   std::vector<int> tokens(static_cast<size_t>(count));
-  for (int& id : tokens) id = static_cast<int>(random() % static_cast<uint32_t>(vocab));
+  for (int& id : tokens) id = static_cast<int>(random.below(vocab));
   return tokens;
 }
 
@@ -58,7 +56,7 @@ Hold Benchmark::begin(int64_t depth) { return depth > 0 ? noise(runner_, depth) 
 void Benchmark::step(Hold& hold, int64_t tokens, bool logits, Sample& sample) {
   const ModelConfig& config = runner_.model().config();
   const RunOptions& options = runner_.options();
-  const std::vector<int> ids = random_tokens(tokens, config.vocab);
+  const std::vector<int> ids = random_tokens(tokens, config.vocab, random_);
   const int64_t depth = hold.length();
   Runner::Row row{.hold = hold, .tokens = ids, .logits = logits ? 1 : 0, .prompt = depth + tokens};
   const auto start = std::chrono::steady_clock::now();

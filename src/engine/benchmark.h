@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/random.h"
 #include "cpu/limits.h"
 #include "engine/runner.h"
 
@@ -54,6 +55,7 @@ class Benchmark {
   ThreadPool pool_;
   cpu::LimitProbe probe_;
   Compute matmul_, mixing_;  ///< types in which most is computed
+  Random random_{1};         ///< of the tokens
   std::vector<cpu::Limits> measured_;
 };
 

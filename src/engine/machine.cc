@@ -12,6 +12,7 @@
 #include "base/parallel.h"
 #include "cpu/device.h"
 #include "cpu/isa.h"
+#include "engine/runner.h"
 #include "ops/math.h"
 
 namespace sala {
@@ -29,7 +30,6 @@ int64_t proc_line(const char* path, std::string_view wanted) {
     if (line.starts_with(wanted)) return std::atoll(line.c_str() + wanted.size()) * 1024;
   return 0;
 }
-int64_t meminfo(std::string_view wanted) { return proc_line("/proc/meminfo", wanted); }
 
 double seconds_of(const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
@@ -133,8 +133,8 @@ Machine measure_machine(int threads) {
   machine.isa = isa_name();
   machine.vnni = cpu::has_vnni();
   machine.bf16 = cpu::has_fast_bf16();
-  machine.memory = meminfo("MemTotal:");
-  machine.available = meminfo("MemAvailable:");
+  machine.memory = proc_line("/proc/meminfo", "MemTotal:");
+  machine.available = std::max<int64_t>(0, available_memory());
   machine.gpus = gpus();
   {
     constexpr int64_t kProbe = int64_t{256} << 20;

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
-#include <random>
 
 #include "base/error.h"
+#include "base/random.h"
 #include "ops/math.h"
 
 namespace sala {
@@ -16,14 +16,13 @@ class Noise {
  public:
   explicit Noise(KvType type) {
     constexpr size_t kNumbers = size_t{1} << 18;
-    std::minstd_rand random(1);
-    std::uniform_real_distribution<float> uniform(-1.7f, 1.7f);  // of variance about 1
+    Random random(1);
     bytes_.resize(4 * kNumbers);
     for (size_t i = 0; i < kNumbers; ++i) {
-      const float x = uniform(random);
+      const auto x = static_cast<float>(3.4 * random.uniform() - 1.7);  // of variance about 1
       const uint16_t half = f32_to_bf16(x);
       // Two scales or four codes: without its second bit, no byte begins an f16 beyond 2.
-      const uint32_t codes = static_cast<uint32_t>(random()) * 2654435761U & 0xBFBFBFBFU;
+      const uint32_t codes = static_cast<uint32_t>(random.bits()) & 0xBFBFBFBFU;
       std::byte* to = bytes_.data() + 4 * i;
       if (type == KvType::f32) std::memcpy(to, &x, 4);
       if (type == KvType::bf16) std::memcpy(to, &half, 2), std::memcpy(to + 2, &half, 2);

@@ -5,32 +5,21 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/random.h"
 #include "ops/math.h"
 
 namespace sala {
 namespace {
 
-/// Marsaglia's xorshift64*, whose upper half is random enough and which fills memory at its speed.
-class Random {
- public:
-  explicit Random(uint64_t seed) : state_(seed * 0x9E3779B97F4A7C15 + 1) {}
-  uint64_t word() {
-    state_ ^= state_ >> 12;
-    state_ ^= state_ << 25;
-    state_ ^= state_ >> 27;
-    return state_ * 0x2545F4914F6CDD1D;
-  }
-  /// Uniform in [-1, 1).
-  float number() { return static_cast<float>(static_cast<int64_t>(word()) >> 40) * 0x1p-23f; }
-
- private:
-  uint64_t state_;
-};
+/// Uniform in [-1, 1).
+float number(Random& random) {
+  return static_cast<float>(static_cast<int64_t>(random.bits()) >> 40) * 0x1p-23f;
+}
 
 void fill_groups(const Weight& w, Random& random, std::byte* panel) {
   const int64_t bytes = w.panel_bytes();  // a multiple of 8: rows are 32
   for (int64_t i = 0; i < bytes; i += 8) {
-    const uint64_t word = random.word();
+    const uint64_t word = random.bits();
     std::memcpy(panel + i, &word, sizeof word);
   }
   // Codes 0 to c have variance ((c + 1)^2 - 1) / 12.
@@ -49,7 +38,7 @@ void fill_floats(const Weight& w, Random& random, std::byte* panel) {
   const float bound = std::sqrt(3 / static_cast<float>(w.cols));
   const int64_t size = w.type == WeightType::f32 ? 4 : 2, count = w.panel_bytes() / size;
   for (int64_t i = 0; i < count; ++i) {
-    const float x = bound * random.number();
+    const float x = bound * number(random);
     if (w.type == WeightType::f32)
       reinterpret_cast<float*>(panel)[i] = x;
     else
@@ -69,7 +58,7 @@ Weight random_weight(
   w.storage = allocate(w.bytes());
   w.data = w.storage.get();
   parallel(w.panels(), [&](int64_t i) {
-    Random random(static_cast<uint64_t>(i) + 1);
+    Random random(0, static_cast<uint64_t>(i));
     std::byte* panel = w.storage.get() + i * w.panel_bytes();
     quantised(type) ? fill_groups(w, random, panel) : fill_floats(w, random, panel);
   });
