@@ -76,18 +76,27 @@ void normalise(const SelectTile& x) {
 }
 
 /// votes [window][query] = the sum over the query's heads of exp(score - largest) * inverse sum:
-/// vectors of heads in ascending order, then their lanes; head by head where a query has less than
-/// a vector of them.
+/// vectors of heads in ascending order, then their lanes; head by head, for one query or a vector
+/// of them, where a query has less than a vector of heads.
 void vote(const SelectTile& x) {
   mask(x);
   const Floats d;
-  const bool whole = x.heads % lanes() == 0;
+  const bool whole = x.heads >= 16;
   for (int64_t j = 0; j < x.count; ++j) {
     float* row = x.scores + j * x.columns;
     float* votes = x.votes + j * x.queries;
     for (int64_t c = 0; c < x.columns; c += lanes()) {
       const auto p = exp(d, hn::Sub(hn::LoadU(d, row + c), hn::LoadU(d, x.largest + c)));
       hn::StoreU(hn::Mul(p, hn::LoadU(d, x.sum + c)), d, row + c);
+    }
+    if (x.query_step == 1) {
+      for (int64_t query = 0; query < x.queries; query += lanes()) {
+        auto sum = hn::LoadU(d, row + query);
+        for (int64_t h = 1; h < x.heads; ++h)
+          sum = hn::Add(sum, hn::LoadU(d, row + query + h * x.head_step));
+        hn::StoreU(sum, d, votes + query);
+      }
+      continue;
     }
     for (int64_t query = 0; query < x.queries; ++query) {
       const float* p = row + query * x.heads;
@@ -105,6 +114,23 @@ void vote(const SelectTile& x) {
   }
 }
 
+/// best [query] = the largest vote of the windows [first, end) of a tile.
+void best_votes(const SelectTile& x, int64_t first, int64_t end, float* best) {
+  const Floats d;
+  int64_t query = 0;
+  for (; query + lanes() <= x.queries; query += lanes()) {
+    auto most = hn::LoadU(d, x.votes + first * x.queries + query);
+    for (int64_t j = first + 1; j < end; ++j)
+      most = hn::Max(most, hn::LoadU(d, x.votes + j * x.queries + query));
+    hn::StoreU(most, d, best + query);
+  }
+  for (; query < x.queries; ++query) {
+    best[query] = x.votes[first * x.queries + query];
+    for (int64_t j = first + 1; j < end; ++j)
+      best[query] = HWY_MAX(best[query], x.votes[j * x.queries + query]);
+  }
+}
+
 void widen_row(const uint16_t* from, float* to, int64_t n) { widen(from, to, n); }
 
 }  // namespace
@@ -118,6 +144,7 @@ namespace {
 HWY_EXPORT(score);
 HWY_EXPORT(normalise);
 HWY_EXPORT(vote);
+HWY_EXPORT(best_votes);
 HWY_EXPORT(widen_row);
 
 constexpr int64_t kTile = 64;          ///< windows
@@ -147,8 +174,9 @@ struct Scratch {
   float* wide;     ///< [kTile][d]
   float* visible;  ///< [columns]
   SelectTile tile;
+  float* best;      ///< [queries] of one block in one tile
   float* pooled;    ///< [queries][blocks]
-  uint64_t* order;  ///< [blocks]
+  uint64_t* order;  ///< [room_to_order()]
 };
 
 /// One call of the op.
@@ -167,6 +195,7 @@ struct Call {
   int64_t most_blocks = 0;  ///< of any query
 
   int64_t columns() const { return (longest * heads + 15) / 16 * 16; }
+  int64_t room_to_order() const { return 4 * int64_t{selection.top}; }
   bool paired() const { return in_pairs(selection.compute, pages.type) && pages.head_dim % 2 == 0; }
   Scratch carve(Carver& carver) const;
   void transpose_q(const Run& run, int64_t g, Scratch& scratch) const;
@@ -188,7 +217,8 @@ Scratch Call::carve(Carver& carver) const {
   scratch.wide = carver.take<float>(kTile * d);
   scratch.visible = carver.take<float>(columns());
   scratch.pooled = carver.take<float>(longest * most_blocks);
-  scratch.order = carver.take<uint64_t>(most_blocks);
+  scratch.best = carver.take<float>(longest);
+  scratch.order = carver.take<uint64_t>(room_to_order());
   SelectTile& tile = scratch.tile;
   tile.d = d;
   tile.heads = heads;
@@ -206,16 +236,20 @@ Scratch Call::carve(Carver& carver) const {
 void Call::transpose_q(const Run& run, int64_t g, Scratch& scratch) const {
   const int64_t d = pages.head_dim;
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(d)));
-  scratch.tile.queries = run.count;
-  scratch.tile.columns = (run.count * heads + 15) / 16 * 16;
-  const int64_t columns = scratch.tile.columns;
+  SelectTile& tile = scratch.tile;
+  tile.queries = run.count;
+  tile.columns = (run.count * heads + 15) / 16 * 16;
+  const bool by_head = heads < 16 && run.count % 16 == 0;
+  tile.query_step = by_head ? 1 : heads;
+  tile.head_step = by_head ? run.count : 1;
+  const int64_t columns = tile.columns;
   auto* pairs = reinterpret_cast<uint16_t*>(scratch.q);
-  scratch.tile.q_pairs = paired() ? reinterpret_cast<const uint32_t*>(scratch.q) : nullptr;
+  tile.q_pairs = paired() ? reinterpret_cast<const uint32_t*>(scratch.q) : nullptr;
   std::fill_n(scratch.q, d * columns, 0.0f);
   for (int64_t query = 0; query < run.count; ++query)
     for (int64_t h = 0; h < group; ++h) {
       const float* row = q.row<float>(run.token + query) + (g * group + h) * d;
-      const int64_t column = query * heads + h;
+      const int64_t column = query * tile.query_step + h * tile.head_step;
       for (int64_t i = 0; i < d; ++i) {
         const float x = row[i] * scale;
         if (paired()) {
@@ -230,10 +264,12 @@ void Call::transpose_q(const Run& run, int64_t g, Scratch& scratch) const {
 
 /// Which windows of a level each column sees.
 void Call::see(const Run& run, const CompressedKeys& keys, Scratch& scratch) const {
-  std::fill_n(scratch.visible, scratch.tile.columns, std::numeric_limits<float>::max());
+  const SelectTile& tile = scratch.tile;
+  std::fill_n(scratch.visible, tile.columns, std::numeric_limits<float>::max());
   for (int64_t query = 0; query < run.count; ++query)
-    std::fill_n(scratch.visible + query * heads, heads,
-                static_cast<float>(keys.windows(run.position + query + 1)));
+    for (int64_t h = 0; h < heads; ++h)
+      scratch.visible[query * tile.query_step + h * tile.head_step] =
+          static_cast<float>(keys.windows(run.position + query + 1));
 }
 
 /// The windows [first, first + kTile) of a level, as far as the last query of the run sees them.
@@ -272,8 +308,8 @@ void Call::take_tile(const Run& run, int64_t g, const CompressedKeys& keys, int6
 void Call::finish_normaliser(const Run& run, Scratch& scratch) const {
   SelectTile& tile = scratch.tile;
   for (int64_t c = 0; c < tile.columns; ++c) {
-    const int64_t query = c / heads;
-    if (query < run.count && c % heads < group && tile.sum[c] != 0.0f) {
+    const bool real = c < run.count * heads && c / tile.head_step % heads < group;
+    if (real && tile.sum[c] != 0.0f) {
       tile.sum[c] = 1.0f / tile.sum[c];
     } else {
       tile.sum[c] = 0.0f;
@@ -282,23 +318,26 @@ void Call::finish_normaliser(const Run& run, Scratch& scratch) const {
   }
 }
 
-/// Each window's vote goes to the block it begins in and, if it is the last of that block, to the
-/// next.
+/// A block's score is the best vote of the windows that begin in it and of the one before them.
 void Call::pool_tile(const Run& run, Scratch& scratch) const {
   const SelectTile& tile = scratch.tile;
   const int64_t per_block = pages.page / fine.stride;
-  const int64_t blocks = run.position / pages.page + 1;
-  for (int64_t query = 0; query < run.count; ++query) {
-    float* pooled = scratch.pooled + query * most_blocks;
-    const int64_t count = std::min(tile.count, fine.windows(run.position + query + 1) - tile.first);
-    int64_t block = tile.first / per_block;
-    int64_t place = tile.first % per_block;
-    for (int64_t i = 0; i < count && block < blocks; ++i) {
-      const float vote = tile.votes[i * tile.queries + query];
-      pooled[block] = std::max(pooled[block], vote);
-      if (++place < per_block) continue;
-      place = 0;
-      if (++block < blocks) pooled[block] = std::max(pooled[block], vote);
+  const int64_t last =
+      std::min<int64_t>(run.position / pages.page, (tile.first + tile.count) / per_block);
+  for (int64_t block = tile.first / per_block; block <= last; ++block) {
+    const int64_t first = std::max<int64_t>(block * per_block - 1 - tile.first, 0);
+    const int64_t end = std::min((block + 1) * per_block - tile.first, tile.count);
+    if (first >= end) continue;
+    if (!tile.masked) HWY_DYNAMIC_DISPATCH(best_votes)(tile, first, end, scratch.best);
+    for (int64_t query = 0; query < run.count; ++query) {
+      float& pooled = scratch.pooled[query * most_blocks + block];
+      if (!tile.masked) {
+        pooled = std::max(pooled, scratch.best[query]);
+        continue;
+      }
+      const int64_t seen = fine.windows(run.position + query + 1) - tile.first;
+      for (int64_t i = first; i < std::min(end, seen); ++i)
+        pooled = std::max(pooled, tile.votes[i * tile.queries + query]);
     }
   }
 }
@@ -334,18 +373,29 @@ void Call::score_blocks(const Run& run, int64_t g, Scratch& scratch) const {
 }
 
 /// Writes the `top` best of more than `top` blocks: forced ones first, then by score, ties to the
-/// lowest index. Ranks are integers, so that even a NaN has one.
+/// lowest index. Ranks are integers, so that even a NaN has one. Most blocks fall behind the best
+/// of those before them at once.
 void Call::choose(const float* scores, int64_t blocks, uint64_t* order, int32_t* list) const {
   const int64_t own = blocks - 1;
   const int64_t top = selection.top;
+  int64_t kept = 0;
+  uint64_t bound = std::numeric_limits<uint64_t>::max();
+  const auto keep_best = [&] {
+    std::nth_element(order, order + top - 1, order + kept);
+    kept = top;
+    bound = order[top - 1];
+  };
   for (int64_t b = 0; b < blocks; ++b) {
     const bool forced = b < selection.init_blocks || b >= own - selection.local_blocks;
     const auto bits = std::bit_cast<uint32_t>(scores[b]);
     const uint32_t ascending = (bits >> 31) != 0 ? ~bits : bits | 0x80000000U;
     const uint32_t rank = forced ? 0U : ~ascending;
-    order[b] = static_cast<uint64_t>(rank) << 32 | static_cast<uint64_t>(b);
+    const uint64_t ranked = static_cast<uint64_t>(rank) << 32 | static_cast<uint64_t>(b);
+    if (ranked > bound) continue;
+    order[kept++] = ranked;
+    if (kept == room_to_order()) keep_best();
   }
-  std::nth_element(order, order + top - 1, order + blocks);
+  keep_best();
   for (int64_t i = 0; i < top; ++i) list[i] = static_cast<int32_t>(order[i] & 0xFFFFFFFFU);
   std::sort(list, list + top);
 }
