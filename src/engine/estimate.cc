@@ -32,7 +32,7 @@ std::optional<Matrix> matrix_of(const StoredTensor& tensor) {
     return Matrix{packed->parts, packed->type, static_cast<int64_t>(tensor.bytes.size()),
                   packed->elements()};
   if (tensor.shape.size() != 2 || tensor.type == StoredType::other) return {};
-  const WeightType type = weight_type(tensor.type);
+  const WeightType type = weight_type(tensor);
   const int64_t panels = (tensor.shape[0] + kPanel - 1) / kPanel;
   return Matrix{tensor.name, type, panels * panel_bytes(type, tensor.shape[1]), tensor.elements()};
 }

@@ -181,7 +181,8 @@ class Partial {
 Json configuration(const fs::path& in, const QuantizeOptions& options) {
   const fs::path path = in / "config.json";
   Json json = read_json(path);
-  if (json.contains("quantization_config"))
+  if (json.contains("quantization_config") && json["quantization_config"].is_object() &&
+      json["quantization_config"].value("quant_method", Json()) == Json("sala"))
     fail("{}: the model is quantised already; give the checkpoint that it was made of",
          path.string());
   json["quantization_config"] = {{"quant_method", "sala"},

@@ -197,6 +197,15 @@ int64_t Weight::panel_bytes() const { return sala::panel_bytes(type, cols); }
 Weight pack(
     WeightType type, int64_t rows, int64_t cols, bool paired, const RowReader& read,
     const std::function<void(int64_t count, const std::function<void(int64_t)>& work)>& parallel) {
+  const RowsReader one_by_one = [&](int part, int64_t first, std::span<WeightRow> block) {
+    for (WeightRow& row : block) read(part, first++, row);
+  };
+  return pack(type, rows, cols, paired, one_by_one, parallel);
+}
+
+Weight pack(
+    WeightType type, int64_t rows, int64_t cols, bool paired, const RowsReader& read,
+    const std::function<void(int64_t count, const std::function<void(int64_t)>& work)>& parallel) {
   SALA_CHECK(rows > 0 && cols > 0, "a matrix of {} x {}", rows, cols);
   SALA_CHECK(cols % column_unit(type) == 0, "{} columns of {}, not a multiple of {}", cols,
              name_of(type), column_unit(type));
@@ -217,9 +226,9 @@ Weight pack(
       block[n].mins.clear();
       block[n].scale_codes.clear();
       block[n].min_codes.clear();
-      read(part, first + static_cast<int64_t>(n), block[n]);
-      check_row(block[n], type, cols);
     }
+    read(part, first, block);
+    for (const WeightRow& row : block) check_row(row, type, cols);
     put_panel(type, cols, block, w.storage.get() + panel * w.panel_bytes());
   });
   return w;

@@ -120,10 +120,18 @@ struct WeightRow {
 /// from several threads.
 using RowReader = std::function<void(int part, int64_t n, WeightRow& row)>;
 
+/// The same for as many rows as `rows` has, from row `first` on: for files in which neighbouring
+/// rows lie together.
+using RowsReader = std::function<void(int part, int64_t first, std::span<WeightRow> rows)>;
+
 /// Packs a matrix. `parallel` runs its second argument for 0..count-1, on any threads. Throws Error
 /// when the memory cannot be had.
 Weight pack(
     WeightType type, int64_t rows, int64_t cols, bool paired, const RowReader& read,
+    const std::function<void(int64_t count, const std::function<void(int64_t)>& work)>& parallel);
+
+Weight pack(
+    WeightType type, int64_t rows, int64_t cols, bool paired, const RowsReader& read,
     const std::function<void(int64_t count, const std::function<void(int64_t)>& work)>& parallel);
 
 /// Row n of part 0 or 1 as f32 into out[cols]. The values are those that every kernel computes

@@ -110,6 +110,8 @@ LoadedModel load_model(const ModelOptions& options, OpenText text) {
   const RunOptions run = options.run_options();  // a bad flag is told before minutes of loading
   LoadedModel loaded{.files = open_model(options.model, text)};
   loaded.device = open_device(run);
+  if (!loaded.files.weights.remark.empty())
+    fmt::print(stderr, "sala: {}\n", loaded.files.weights.remark);
 
   ThreadPool pool(run.threads > 0 ? run.threads : available_cores());
   Progress bar("loading", "GB", 1e9);

@@ -1,10 +1,12 @@
 #include "weights/decode.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "base/error.h"
 #include "ops/math.h"
+#include "weights/grouped.h"
 #include "weights/superblock.h"
 
 namespace sala {
@@ -164,6 +166,8 @@ WeightType weight_type(StoredType type) {
     case StoredType::iq4_xs:
       return WeightType::k8;
     case StoredType::f32:
+    case StoredType::int4:
+    case StoredType::int8:
     case StoredType::other:
       break;
   }
@@ -171,13 +175,31 @@ WeightType weight_type(StoredType type) {
   return WeightType::f32;
 }
 
+WeightType weight_type(const StoredTensor& tensor) {
+  return tensor.grouped ? grouped_weight_type(tensor) : weight_type(tensor.type);
+}
+
 WeightType common_type(WeightType a, WeightType b) {
   if (a == b) return a;
   if (!quantised(a) || !quantised(b) || two_level(a) != two_level(b)) return WeightType::f32;
-  return two_level(a) ? WeightType::k8 : WeightType::w8;
+  return two_level(a) ? WeightType::k8
+                      : type_with_groups(narrow(a) && narrow(b),
+                                         std::min(group_columns(a), group_columns(b)));
+}
+
+std::optional<int64_t> decode_rows(const StoredTensor& matrix, int64_t first, WeightType type,
+                                   std::span<WeightRow> rows) {
+  if (matrix.grouped) return decode_grouped(matrix, first, type, rows);
+  std::optional<int64_t> unsound;
+  for (WeightRow& row : rows) {
+    if (!decode_row(matrix, first, type, row) && !unsound) unsound = first;
+    ++first;
+  }
+  return unsound;
 }
 
 bool decode_row(const StoredTensor& matrix, int64_t n, WeightType type, WeightRow& row) {
+  if (matrix.grouped) return !decode_grouped(matrix, n, type, {&row, 1});
   const int64_t cols = matrix.shape[1], bytes = stored_bytes(matrix.type, cols);
   const std::byte* data = matrix.bytes.data() + matrix.stored_row(n) * bytes;
   if (two_level(type)) return decode_superblocks(matrix.type, data, cols, group_columns(type), row);

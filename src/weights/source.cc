@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "weights/decode.h"
 #include "weights/describe.h"
+#include "weights/join_quantised.h"
 #include "weights/random.h"
 #include "weights/round.h"
 #include "weights/safetensors.h"
@@ -23,7 +24,11 @@ constexpr size_t kAlignment = 64;  // of packed weights: a line of the cache
 }  // namespace
 
 WeightSource WeightSource::open_directory(const std::filesystem::path& dir) {
-  return WeightSource(read_safetensors_directory(dir), dir.string());
+  JoinedTensors joined =
+      join_quantised(read_safetensors_directory(dir), read_quantisation(dir), dir.string());
+  WeightSource source(std::move(joined.tensors), dir.string());
+  source.remark = std::move(joined.remark);
+  return source;
 }
 
 WeightSource::WeightSource(std::vector<StoredTensor> tensors, std::string origin)
@@ -210,10 +215,10 @@ std::optional<Weight> WeightSource::take_packed(const std::string& parts, int64_
 
 Weight WeightSource::pack_parts(const std::string& names, std::span<const Part> parts, int64_t rows,
                                 int64_t cols, bool paired) {
-  WeightType type = weight_type(parts[0].matrix->type);
+  WeightType type = weight_type(*parts[0].matrix);
   int64_t stored = 0;
   for (const Part& part : parts) {
-    type = common_type(type, weight_type(part.matrix->type));
+    type = common_type(type, weight_type(*part.matrix));
     stored += static_cast<int64_t>(part.matrix->bytes.size());
   }
   const WeightType exact = type;
@@ -223,20 +228,34 @@ Weight WeightSource::pack_parts(const std::string& names, std::span<const Part> 
     return {.type = type, .rows = rows, .cols = cols, .paired = paired, .storage = {}};
   std::mutex mutex;
   std::optional<std::pair<const StoredTensor*, int64_t>> unsound;  // guarded by mutex
-  const auto read = [&](int which, int64_t n, WeightRow& row) {
-    const Part* part = &parts[static_cast<size_t>(which)];
-    if (!paired)
-      while (part + 1 < parts.data() + parts.size() && part[1].first <= n) ++part;
+  const auto read_part = [&](const StoredTensor& from, int64_t first, std::span<WeightRow> block) {
+    std::optional<int64_t> bad;
     if (type == exact) {
-      if (decode_row(*part->matrix, n - part->first, type, row)) return;
+      bad = decode_rows(from, first, type, block);
     } else {
-      thread_local WeightRow floats;
-      floats.values.clear();
-      const bool decoded = decode_row(*part->matrix, n - part->first, WeightType::f32, floats);
-      if (round_row(floats.values, type, row) && decoded) return;
+      thread_local std::vector<WeightRow> floats;
+      floats.resize(block.size());
+      for (WeightRow& row : floats) row.values.clear();
+      bad = decode_rows(from, first, WeightType::f32, floats);
+      for (size_t i = 0; i < block.size(); ++i)
+        if (!round_row(floats[i].values, type, block[i]) && !bad)
+          bad = first + static_cast<int64_t>(i);
     }
+    if (!bad) return;
     const std::lock_guard lock(mutex);
-    if (!unsound) unsound = {part->matrix, n - part->first};
+    if (!unsound) unsound = {&from, *bad};
+  };
+  const RowsReader read = [&](int which, int64_t first, std::span<WeightRow> block) {
+    if (paired) return read_part(*parts[static_cast<size_t>(which)].matrix, first, block);
+    for (const Part& part : parts) {
+      const int64_t last = part.first + part.matrix->shape[0];
+      if (block.empty() || first >= last) continue;
+      const auto here = block.first(
+          static_cast<size_t>(std::min(static_cast<int64_t>(block.size()), last - first)));
+      read_part(*part.matrix, first - part.first, here);
+      block = block.subspan(here.size());
+      first += static_cast<int64_t>(here.size());
+    }
   };
   auto weight = pack(type, rows, cols, paired, read,
                      [&](int64_t count, const std::function<void(int64_t)>& work) {

@@ -35,7 +35,8 @@ struct MatrixSink {
 /// found and what was expected. Not thread-safe.
 class WeightSource {
  public:
-  /// A Hugging Face directory: model.safetensors, or model.safetensors.index.json and its shards.
+  /// A Hugging Face directory: model.safetensors, or model.safetensors.index.json and its shards,
+  /// quantised by others or not (join_quantised.h).
   static WeightSource open_directory(const std::filesystem::path& dir);
   /// The tensors that somebody else has read (GGUF). `origin` stands for them in messages. Throws
   /// Error when two have the same name.
@@ -50,6 +51,8 @@ class WeightSource {
   std::function<void(int64_t done, int64_t total)> progress;
   /// How packing is spread over threads; serial when not set.
   ParallelFor parallel;
+  /// What a user should know of these tensors before loading them; may be empty.
+  std::string remark;
   /// Where matrices go; null: to the model.
   const MatrixSink* sink = nullptr;
 

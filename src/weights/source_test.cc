@@ -111,6 +111,10 @@ TEST(CommonType, IsTheNarrowestThatHoldsBoth) {
   EXPECT_EQ(common_type(w4, w4), w4);
   EXPECT_EQ(common_type(w4, w8), w8);
   EXPECT_EQ(common_type(w8, w4), w8);
+  EXPECT_EQ(common_type(w4g128, w4g64), w4g64);
+  EXPECT_EQ(common_type(w4, w4g128), w4);
+  EXPECT_EQ(common_type(w4g64, w8g128), w8g64);
+  EXPECT_EQ(common_type(w4g64, k4), f32);
   EXPECT_EQ(common_type(w8, bf16), f32);
   EXPECT_EQ(common_type(f16, w4), f32);
   EXPECT_EQ(common_type(bf16, f16), f32);

@@ -16,7 +16,8 @@ const Block& block(StoredType type) {
       {"F32", 1, 4},      {"F16", 1, 2},      {"BF16", 1, 2},       {"Q4_0", 32, 18},
       {"Q4_1", 32, 20},   {"Q5_0", 32, 22},   {"Q5_1", 32, 24},     {"Q8_0", 32, 34},
       {"IQ4_NL", 32, 18}, {"Q2_K", 256, 84},  {"Q3_K", 256, 110},   {"Q4_K", 256, 144},
-      {"Q5_K", 256, 176}, {"Q6_K", 256, 210}, {"IQ4_XS", 256, 136}, {"other", 0, 0},
+      {"Q5_K", 256, 176}, {"Q6_K", 256, 210}, {"IQ4_XS", 256, 136}, {"INT4", 0, 0},
+      {"INT8", 0, 0},     {"other", 0, 0},
   };
   return kBlocks[static_cast<size_t>(type)];
 }
@@ -26,7 +27,7 @@ const Block& block(StoredType type) {
 std::string_view name_of(StoredType type) { return block(type).name; }
 
 int64_t block_columns(StoredType type) {
-  SALA_CHECK(type != StoredType::other, "the columns of a block of a type that is not taken");
+  SALA_CHECK(block(type).columns > 0, "the columns of a block of {}", name_of(type));
   return block(type).columns;
 }
 
