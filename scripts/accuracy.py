@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """What weights of 8 and 4 bits cost: KL divergence and perplexity beside the same model in f32.
 
-    scripts/accuracy.py models/SmolLM2-135M-Instruct.Q4_1.gguf
+    scripts/accuracy.py models/SmolLM2-135M-Instruct.Q4_1.gguf [--calibrate TEXT] [--types w4] [--groups 64,128] [--compute f32]
 
-Reads a llama GGUF file of the types F32, Q8_0, Q4_1 and writes its numbers as an f32 directory; quantises that with every type
-and group; reads the texts of bench/peer/prompts teacher-forced; prints a table. KL(f32 || quantised) in nats a token. Needs numpy.
+Takes a Hugging Face directory, or reads a llama GGUF file of the types F32, Q8_0, Q4_1 and writes its numbers as an f32
+directory; quantises that with every type and group, with --calibrate also for a text; reads the texts of bench/peer/prompts teacher-forced; prints a table. KL(f32 || quantised) in nats a token. Needs numpy.
 """
 import argparse
 import json
@@ -79,6 +79,28 @@ class Gguf:
         sys.exit(f"a tensor of GGUF type {kind}; this script reads F32 (0), Q4_1 (3) and Q8_0 (8)")
 
 
+def write_tokenizer(gguf, out):
+    """tokenizer.json of byte-level BPE, for --calibrate."""
+    tokens, kinds = gguf.fields["tokenizer.ggml.tokens"], gguf.fields["tokenizer.ggml.token_type"]
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    added = [{"id": i, "content": t, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+             for i, t in enumerate(tokens) if kinds[i] == 3]
+    (out / "tokenizer.json").write_text(json.dumps({
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None, "pre_tokenizer": level,
+        "post_processor": None, "decoder": level,
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+                  "vocab": {t: i for i, t in enumerate(tokens)}, "merges": gguf.fields["tokenizer.ggml.merges"]}}))
+
+
+def matrix_elements(directory):
+    """Numbers in the matrices of the layers."""
+    with open(directory / "model.safetensors", "rb") as f:
+        (length,) = struct.unpack("<Q", f.read(8))
+        header = json.loads(f.read(length))
+    return sum(int(np.prod(e["shape"])) for n, e in header.items() if ".layers." in n and len(e["shape"]) == 2)
+
+
 def write_directory(gguf, out):
     """The model as Hugging Face keeps it, in f32."""
     def field(key, *otherwise):
@@ -97,6 +119,7 @@ def write_directory(gguf, out):
             x = x.reshape(n, -1, 2, x.shape[1]).swapaxes(1, 2).reshape(x.shape)
         tensors[f"model.layers.{parts[1]}.{NAMES[parts[2]]}.weight"] = x
     out.mkdir()
+    write_tokenizer(gguf, out)
     make_checkpoint.write_safetensors(out / "model.safetensors", tensors, "f32")
     (out / "config.json").write_text(json.dumps({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": hidden,
@@ -134,12 +157,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=pathlib.Path)
     parser.add_argument("--sala", type=pathlib.Path, default=ROOT / "build" / "release" / "sala")
+    parser.add_argument("--calibrate", type=pathlib.Path, metavar="TEXT")
+    parser.add_argument("--types", default="w8,w4")
+    parser.add_argument("--groups", default="32,64,128")
+    parser.add_argument("--compute", default="f32,int8")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch = pathlib.Path(folder)
         sala = Sala(options.sala, scratch)
-        f32 = scratch / "f32"
-        write_directory(Gguf(options.model), f32)
+        f32 = options.model if options.model.is_dir() else scratch / "f32"
+        if not options.model.is_dir():
+            write_directory(Gguf(options.model), f32)
         texts = [json.loads(sala("tokenize", options.model, "--file", p)) for p in sorted((ROOT / "bench/peer/prompts").glob("*.txt"))]
         exact = dict(sala.log_probabilities(f32, texts, "f32"))
         print("| weights | activations | bits of a weight | KL, mean | KL, 99th percentile | same likeliest | perplexity |")
@@ -157,15 +185,15 @@ def main():
                   f"{np.exp(loss.mean()):.3f} |", flush=True)
 
         row("f32", f32, "f32", 32)
-        elements = 0
-        for kind in ("w8", "w4"):
-            for group in (32, 64, 128):
-                out = scratch / f"{kind}-{group}"
-                made = json.loads(sala("quantize", f32, out, "--type", kind, "--group", group, "--json"))
-                elements = elements or sum(x.size for n, x in Gguf(options.model).tensors.items() if n.startswith("blk.") and x.ndim == 2)
-                bits = 8 * sum(b for t, b in made["types"].items() if t.startswith("w")) / elements
-                for compute in ("f32", "int8"):
-                    row(f"{kind}, group {group}", out, compute, f"{bits:.2f}")
+        elements = matrix_elements(f32)
+        for kind in options.types.split(","):
+            for group in options.groups.split(","):
+                for how in ([], ["--calibrate", options.calibrate])[:2 if options.calibrate else 1]:
+                    out = scratch / f"{kind}-{group}-{len(how)}"
+                    made = json.loads(sala("quantize", f32, out, "--type", kind, "--group", group, *how, "--json"))
+                    bits = 8 * sum(b for t, b in made["types"].items() if t.startswith("w")) / elements
+                    for compute in options.compute.split(","):
+                        row(f"{kind}, group {group}{', calibrated' if how else ''}", out, compute, f"{bits:.2f}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import numpy as np
 
 import harness
 import make_checkpoint
+import tiny_model
 
 FAMILIES = {"sala": dict(hidden_size=128, intermediate_size=256), "llama": dict(hidden_size=128, intermediate_size=192)}
 
@@ -162,6 +163,36 @@ class Quantize(unittest.TestCase):
                 error = self.damaged(change)
                 self.assertIn(parts, error)
                 self.assertIn(message, error)
+
+    def test_calibration_keeps_what_the_shipped_model_says(self):
+        source, read, other = harness.ROOT / "models" / "sala-5m", self.folder / "read.txt", self.folder / "other.txt"
+        read.write_text((harness.ROOT / "ARCHITECTURE.md").read_text()[:3000])
+        other.write_text((harness.ROOT / "CONTRIBUTING.md").read_text()[:1000])
+        ids = harness.write_ids(self.folder / "other.json", json.loads(harness.sala("tokenize", source, "--file", other)))
+        out = {name: self.folder / f"shipped-{name}" for name in ("nearest", "text", "one")}
+        for name, directory in out.items():
+            how = [] if name == "nearest" else ["--calibrate", read]
+            harness.sala("quantize", source, directory, "--type", "w4", *how, *(["--threads", 1] if name == "one" else []))
+        self.assertEqual(*((out[name] / "model.safetensors").read_bytes() for name in ("text", "one")))
+
+        def log_probabilities(model):
+            x = harness.logits(model, ids, "--compute", "f32", "--kv", "f32").astype(np.float64)
+            return x - np.log(np.exp(x).sum(1, keepdims=True))
+
+        plain, nearest, calibrated = (log_probabilities(d) for d in (source, out["nearest"], out["text"]))
+        lost = [(np.exp(plain) * (plain - q)).sum(1).mean() for q in (calibrated, nearest)]
+        self.assertLess(lost[0], 0.5 * lost[1])
+
+    def test_calibration_refuses(self):
+        source, empty = self.folder / "speaks", self.folder / "empty.txt"
+        tiny_model.make(source, hidden_size=128)
+        empty.write_text("")
+        for model, text, message in [(source, self.folder / "absent.txt", "absent.txt"), (source, empty, "has no tokens"),
+                                     (self.folder / "sala", self.folder / "sala" / "config.json", "has no tokenizer")]:
+            done = harness.run("quantize", model, self.folder / "never", "--type", "w4", "--calibrate", text)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(message, done.stderr)
+            self.assertFalse((self.folder / "never.partial").exists())
 
     def test_refusals(self):
         source = self.folder / "sala"

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <optional>
 #include <set>
 
 #include "base/error.h"
 #include "base/json.h"
+#include "engine/calibrate.h"
 #include "engine/open.h"
 #include "model/model.h"
 #include "session/file.h"
@@ -243,11 +245,16 @@ void write_weights(const fs::path& in, const QuantizeOptions& options, Policy& p
   WeightFile file(partial, layout);
   ModelFiles files = open_model(in, OpenText::no);
   files.weights.progress = options.progress;
+  std::optional<Calibration> calibration;
+  if (!options.calibrate.empty())
+    calibration.emplace(open_model(in, OpenText::yes), read_text(options.calibrate),
+                        options.threads, options.parallel);
   walk(files,
        {.choose = [&](const PackedMatrix& matrix) { return policy.choose(matrix); },
         .take =
             [&](const PackedMatrix& matrix, const Weight& weight) {
-              file.next(matrix.name(), {weight.data, static_cast<size_t>(weight.bytes())});
+              const Weight rounded = calibration ? calibration->round(matrix, weight) : weight;
+              file.next(matrix.name(), {rounded.data, static_cast<size_t>(rounded.bytes())});
             }},
        options);
   for (const StoredTensor& tensor : files.weights.tensors())

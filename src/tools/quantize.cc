@@ -13,7 +13,7 @@ namespace sala {
 namespace {
 
 struct QuantizeCommand {
-  std::string in, out, type;
+  std::string in, out, type, calibrate;
   int group = 128, threads = 0;
   std::vector<std::string> keep;
   bool json = false;
@@ -39,7 +39,11 @@ void QuantizeCommand::run() const {
   const auto start = std::chrono::steady_clock::now();
   ThreadPool pool(threads > 0 ? threads : available_cores());
   Progress bar("quantising", "GB", 1e9);
-  QuantizeOptions options{.narrow = type == "w4", .group = group, .keep = read_keep(keep)};
+  QuantizeOptions options{.narrow = type == "w4",
+                          .group = group,
+                          .keep = read_keep(keep),
+                          .calibrate = calibrate,
+                          .threads = threads};
   options.parallel = [&](int64_t count, const std::function<void(int64_t)>& work) {
     pool.run(count, [&](int64_t i, int) { work(i); });
   };
@@ -85,6 +89,8 @@ void add_quantize(CLI::App& app) {
       .add_option("--keep", quantize->keep,
                   "matrices with a type of their own, NAME=TYPE,...: f32, f16, bf16, w8, w4")
       ->delimiter(',');
+  command.add_option("--calibrate", quantize->calibrate,
+                     "a text: round so that what the model computes on it changes least");
   command.add_option("--threads", quantize->threads, "threads; 0 takes every core")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();

@@ -11,29 +11,37 @@ namespace sala {
 namespace {
 
 bool round_group(std::span<const float> values, float largest, WeightRow& row) {
-  float low = values[0], high = values[0], sum = 0;
-  for (const float x : values) {
-    low = std::min(low, x);
-    high = std::max(high, x);
-    sum += x;  // a NaN escapes min and max
-  }
-  const uint16_t min = f32_to_f16(low);
-  const uint16_t scale = f32_to_f16((high - f16_to_f32(min)) / largest);
-  row.mins.push_back(min);
-  row.scales.push_back(scale);
-  if (!finite(min) || !finite(scale) || !std::isfinite(sum)) {
+  const Grid grid = grid_of(values, largest);
+  float sum = 0;
+  for (const float x : values) sum += x;  // a NaN escapes min and max
+  row.mins.push_back(grid.min);
+  row.scales.push_back(grid.scale);
+  if (!finite(grid.min) || !finite(grid.scale) || !std::isfinite(sum)) {
     row.codes.resize(row.codes.size() + values.size());
     return false;
   }
-  const float inverse = f16_to_f32(scale) > 0 ? 1 / f16_to_f32(scale) : 0.0f;
-  for (const float x : values) {
-    const float code = std::nearbyint((x - f16_to_f32(min)) * inverse);
-    row.codes.push_back(static_cast<uint8_t>(std::clamp(code, 0.0f, largest)));
-  }
+  for (const float x : values) row.codes.push_back(grid.code(x));
   return true;
 }
 
 }  // namespace
+
+Grid grid_of(std::span<const float> values, float largest) {
+  const auto [low, high] = std::ranges::minmax(values);
+  const uint16_t min = f32_to_f16(low);
+  return {.scale = f32_to_f16((high - f16_to_f32(min)) / largest), .min = min, .largest = largest};
+}
+
+uint8_t Grid::code(float x) const {
+  const float width = f16_to_f32(scale);
+  const float inverse = width > 0 ? 1 / width : 0.0f;
+  return static_cast<uint8_t>(
+      std::clamp(std::nearbyint((x - f16_to_f32(min)) * inverse), 0.0f, largest));
+}
+
+float Grid::value(uint8_t code) const {
+  return std::fma(f16_to_f32(scale), static_cast<float>(code), f16_to_f32(min));
+}
 
 bool round_row(std::span<const float> values, WeightType type, WeightRow& row) {
   SALA_CHECK(!two_level(type), "rounding to {}", name_of(type));
