@@ -132,18 +132,27 @@ std::vector<Scheduler::Part> Scheduler::plan() {
     // grow() may have taken away what came next.
     job = next != running_.end() && next->hold ? next : running_.end();
   }
-  std::vector<Job*> prompts;
-  for (Job& job : running_)
-    if (job.left() > 1) prompts.push_back(&job);
+  // Shared evenly, all prompts would end as late as the last of them. The part that is kept for the
+  // oldest is what no stream of shorter ones can take from it.
+  std::vector<Job*> prompts;  // those with least left first, else the older one
+  const Job* oldest = nullptr;
+  for (Job& job : running_) {
+    if (job.left() <= 1) continue;
+    if (oldest == nullptr) oldest = &job;
+    prompts.insert(std::ranges::upper_bound(prompts, job.left(), {}, &Job::left), &job);
+  }
+  if (prompts.empty()) return parts;
   int64_t tokens = limits_.step_tokens - std::ssize(parts), logits = limits_.step_logits;
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    Job& job = *prompts[i];
+  int64_t kept_tokens = std::min(oldest->left(), (tokens + 3) / 4), kept_logits = (logits + 3) / 4;
+  for (Job* prompt : prompts) {
+    Job& job = *prompt;
+    if (prompt == oldest) kept_tokens = kept_logits = 0;
     const int64_t at = job.hold->length();
-    int64_t count = std::min(job.left(), tokens / static_cast<int64_t>(prompts.size() - i));
+    int64_t count = std::min(job.left(), tokens - kept_tokens);
     for (const int64_t mark : job.marks)
       if (mark > at) count = std::min(count, mark - at);
     const bool tells = job.every_logit && at < job.prompt;
-    if (tells) count = std::min(count, logits);
+    if (tells) count = std::min(count, logits - kept_logits);
     if (count <= 0) continue;
     const bool ends = count == job.left();
     parts.push_back({&job, count, tells ? count : ends ? 1 : 0});

@@ -39,8 +39,9 @@ struct Job {
 /// Who runs, and how much of each text a step reads. Deterministic: a function of the jobs in the
 /// order of their arrival. It sees the cache's accounting and no model. One thread at a time.
 ///
-/// A step has every reply's next token, and of its other tokens each prompt an even share: a long
-/// prompt delays nobody by more than one step. A job begins when there is room for all of its
+/// A step has every reply's next token; its other tokens go to the prompts that have least left to
+/// read, but a quarter of them to the prompt that began first, so that none waits for ever. A long
+/// prompt delays a reply by no more than one step. A job begins when there is room for all of its
 /// prompt. A reply that finds no room for its next token takes it from the job that began last,
 /// whose text stays remembered as long as nobody needs the pages.
 class Scheduler {
