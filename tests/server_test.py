@@ -2,6 +2,7 @@
 """`sala serve` through its port: what clients get, alone and in a crowd, and what the server does with those that are wrong,
 slow, many or gone. The last test is the client that people use (PyPI's openai), where it is installed."""
 import concurrent.futures
+import fcntl
 import http.client
 import json
 import re
@@ -278,6 +279,24 @@ class Serve(tiny_model.WithModel):
             self.assertLessEqual(set(statuses), {200, 429})
             self.assertGreaterEqual(statuses.count(200), 2)
             self.assertIn(429, statuses)
+
+    def test_a_list_longer_than_the_queue_says_so(self):
+        with Server(self.model, "--ctx-size", 8192, "--queue", 3) as server:
+            ask = lambda **fields: server.ask("POST", "/v1/completions", {"max_tokens": 2} | fields)  # noqa: E731
+            self.assertEqual(ask(prompt=["a", "b", "c"])[0], 200)
+            for fields in {"prompt": ["a"] * 4}, {"prompt": "a", "n": 4}:
+                status, answer = ask(**fields)
+                self.assertEqual(status, 400, answer)
+                self.assertRegex(answer["error"]["message"], "prompts times n is 4 and .* 3 wait: .*--queue")
+
+    def test_a_log_that_nobody_reads_stops_nothing(self):
+        with Server(self.model, "--ctx-size", 8192) as server:
+            fcntl.fcntl(server.process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+            for _ in range(60):  # of 150 bytes a line
+                server.chat(max_tokens=1)
+            self.assertIn("request ", server.process.stderr.readline())
+            server.chat(max_tokens=1)
+        self.assertTrue(any("lines were lost" in line for line in server.said), server.said[-3:])
 
     def session(self, server, verb, path="", body=None):
         """Asks for /v1/sessions, which must go well."""

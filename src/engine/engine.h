@@ -46,6 +46,8 @@ class Engine {
   /// Cancels what is there and waits for the thread.
   ~Engine();
 
+  /// Requests that may wait, and so may come together.
+  int64_t queue_limit() const { return queue_limit_; }
   /// Tokens that a prompt and its reply may have together.
   int64_t longest() const { return scheduler_.longest(); }
 
@@ -94,7 +96,7 @@ class Engine {
 
   Runner& runner_;
   const Tokenizer& tokenizer_;
-  int64_t queue_limit_;
+  const int64_t queue_limit_;
   Scheduler scheduler_;             ///< the engine's thread only, but for longest()
   std::map<uint64_t, Task> tasks_;  ///< the engine's thread only
   Counters now_;                    ///< the engine's thread only

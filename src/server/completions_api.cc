@@ -165,6 +165,11 @@ void Service::completions(const HttpRequest& http, const std::shared_ptr<Exchang
 void Service::submit(const HttpRequest& http, const std::shared_ptr<Exchange>& exchange,
                      const std::shared_ptr<Reply>& reply, std::vector<Request> requests,
                      const std::optional<Bound>& bound) {
+  if (std::ssize(requests) > engine_.queue_limit())  // a 429 would ask for the same again
+    throw ApiError(400,
+                   fmt::format("prompts times n is {} and this server lets {} wait: send fewer at "
+                               "a time, or start it with a larger --queue",
+                               requests.size(), engine_.queue_limit()));
   const bool stream = reply->streams();
   const auto done = [this, reply, path = http.path, bound] {
     const Usage u = reply->usage();

@@ -2,6 +2,7 @@
 #include "server/http.h"
 
 #include <algorithm>
+#include <atomic>
 #include <boost/asio.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
@@ -45,6 +46,20 @@ std::string json_error(int status, const std::string& message) {
       R"({{"error":{{"message":"{}","type":"invalid_request_error","param":null,"code":{}}}}})",
       message, status);
 }
+
+/// What a request's body adds to the sum of all, as long as it is in memory.
+class BodyBytes {
+ public:
+  explicit BodyBytes(std::atomic<int64_t>& sum) : sum_(sum) {}
+  ~BodyBytes() { set(0); }
+  BodyBytes(const BodyBytes&) = delete;
+  BodyBytes& operator=(const BodyBytes&) = delete;
+  void set(int64_t bytes) { sum_ += bytes - std::exchange(bytes_, bytes); }
+
+ private:
+  std::atomic<int64_t>& sum_;
+  int64_t bytes_ = 0;
+};
 
 /// An exchange whose state lives on the server's thread.
 class Answer : public Exchange, public std::enable_shared_from_this<Answer> {
@@ -161,15 +176,20 @@ struct HttpServer::Impl {
           std::string go = "HTTP/1.1 100 Continue\r\n\r\n";
           co_await asio::async_write(stream, asio::buffer(go), kTuple);
         }
-        if (!ec) {
-          auto [body_ec, body_bytes] = co_await http::async_read(stream, buffer, parser, kTuple);
+        const auto held = std::make_shared<BodyBytes>(server.body_bytes);
+        while (!ec && !parser.is_done()) {
+          auto [body_ec, some] = co_await http::async_read_some(stream, buffer, parser, kTuple);
           ec = body_ec;
+          held->set(std::ssize(parser.get().body()));
+          if (server.body_bytes > 4 * server.options.body_limit) ec = asio::error::no_memory;
         }
         if (ec) {
+          parser.get().body() = {};
+          held->set(0);
           co_await refuse(ec);
           break;
         }
-        keep = co_await answer(parser.release());
+        keep = co_await answer(parser.release(), held);
       }
       error_code ignored;
       stream.socket().shutdown(tcp::socket::shutdown_send, ignored);
@@ -183,12 +203,20 @@ struct HttpServer::Impl {
         co_return;
       if (ec == http::error::body_limit) status = 413;
       if (ec == http::error::header_limit) status = 431;
+      if (ec == asio::error::no_memory) status = 503;
       const std::string body = json_error(
-          status, status == 413
-                      ? fmt::format("the body is larger than {} bytes", server.options.body_limit)
-                      : "not a request of HTTP/1.1: " + reason(status));
+          status,
+          status == 413 ? fmt::format("the body is larger than {} bytes", server.options.body_limit)
+          : status == 503
+              ? fmt::format(
+                    "the bodies of all requests that are arriving are larger than {} "
+                    "bytes: try again later, or start the server with a larger --body-limit",
+                    4 * server.options.body_limit)
+              : "not a request of HTTP/1.1: " + reason(status));
+      HttpHeaders headers;
+      if (status == 503) headers.emplace_back("Retry-After", "1");
       const std::string text =
-          head(status, "application/json", {}, false, body.size(), false) + body;
+          head(status, "application/json", headers, false, body.size(), false) + body;
       stream.expires_after(server.options.write_time);
       auto [failed, written] = co_await asio::async_write(stream, asio::buffer(text), kTuple);
       // A client that is still sending hears the answer only if what it sends is taken, for a
@@ -215,7 +243,8 @@ struct HttpServer::Impl {
       if (got == 0 && peek != asio::error::would_block) answer->leave();
     }
 
-    asio::awaitable<bool> answer(http::request<http::string_body> message) {
+    asio::awaitable<bool> answer(http::request<http::string_body> message,
+                                 std::shared_ptr<BodyBytes> held) {
       const bool keep = message.keep_alive() && !server.stopping;
       const bool chunked = message.version() >= 11;
       const bool is_head = message.method() == http::verb::head;
@@ -232,7 +261,8 @@ struct HttpServer::Impl {
       const auto answer = std::make_shared<Answer>(server.io);
       asio::co_spawn(server.io, watch(shared_from_this(), answer), asio::detached);
       // A client that leaves ends its connection, which this must not need then.
-      asio::post(server.pool, [&server = server, request = std::move(request), answer]() mutable {
+      asio::post(server.pool, [&server = server, request = std::move(request), answer,
+                               held = std::move(held)]() mutable {
         server.handler(std::move(request), answer);
       });
       const bool sent = co_await write(*answer, keep, chunked, is_head);
@@ -314,6 +344,7 @@ struct HttpServer::Impl {
 
   HttpOptions options;
   HttpHandler handler;
+  std::atomic<int64_t> body_bytes = 0;
   asio::io_context io{1};
   tcp::acceptor acceptor;
   asio::steady_timer deadline;

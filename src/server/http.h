@@ -50,8 +50,8 @@ using HttpHandler = std::function<void(HttpRequest, std::shared_ptr<Exchange>)>;
 
 struct HttpOptions {
   std::string host = "127.0.0.1";
-  int port = 8000;  ///< 0: any that is free
-  int64_t body_limit = int64_t{64} << 20;
+  int port = 8000;                         ///< 0: any that is free
+  int64_t body_limit = int64_t{64} << 20;  ///< four times as much for all requests; more get 503
   int header_limit = 32 << 10;
   int connections = 1024;               ///< at a time; more get 503
   std::chrono::seconds read_time{30};   ///< for a request to arrive once it has begun

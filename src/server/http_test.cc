@@ -182,6 +182,30 @@ TEST_F(Http, RefusesWhatIsTooLargeTooSlowOrNoHttp) {
             std::string::npos);
 }
 
+TEST_F(Http, BoundsTheBodiesOfAllRequests) {
+  const std::string post =
+      "POST /echo HTTP/1.1\r\nConnection: close\r\nContent-Length: 1000000\r\n\r\n";
+  const std::string most(950'000, 'x');
+  {
+    std::vector<std::unique_ptr<Client>> clients;  // who hold 3.8 MB of 4
+    for (int i = 0; i < 4; ++i) {
+      clients.push_back(std::make_unique<Client>(server_->port()));
+      clients.back()->say(post + most);
+    }
+    std::this_thread::sleep_for(100ms);
+    const std::string got = ask(post + most);
+    EXPECT_TRUE(got.starts_with("HTTP/1.1 503 ")) << got;
+    EXPECT_NE(got.find("Retry-After: 1\r\n"), std::string::npos) << got;
+    EXPECT_NE(got.find("4194304 bytes"), std::string::npos) << got;
+    EXPECT_NE(ask("POST /echo HTTP/1.1\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi")
+                  .find(" 200 "),
+              std::string::npos);
+  }
+  // What left or was answered counts no more.
+  for (int i = 0; i < 10; ++i)
+    EXPECT_NE(ask(post + std::string(1'000'000, 'x')).find(" 200 "), std::string::npos);
+}
+
 TEST_F(Http, BoundsConnections) {
   std::vector<std::unique_ptr<Client>> clients;
   for (int i = 0; i < 20; ++i) {

@@ -1,10 +1,14 @@
 // sala serve: answers OpenAI's API over HTTP.
+#include <poll.h>
 #include <pthread.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <climits>
 #include <csignal>
 #include <fstream>
+#include <mutex>
 #include <string_view>
 #include <thread>
 #include <utility>
@@ -81,6 +85,28 @@ constexpr std::pair<std::string_view, const char*> kShort[] = {
     {"-b", "--batch-size"},  {"-t", "--threads"},
 };
 
+/// Writes a line to stderr if it takes it at once: a reader that has stopped must not stop the
+/// server. Counts what is lost, and says so when there is room again. Any thread.
+class Log {
+ public:
+  void write(std::string line) {
+    const std::lock_guard lock(mutex_);
+    pollfd out{.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
+    if (::poll(&out, 1, 0) != 1) {
+      ++lost_;
+      return;
+    }
+    if (lost_ > 0) line = fmt::format("{} lines were lost: nobody read them\n{}", lost_, line);
+    lost_ = 0;
+    line.resize(std::min<size_t>(line.size(), PIPE_BUF - 1));  // a pipe takes so much whole
+    fmt::print(stderr, "{}\n", line);
+  }
+
+ private:
+  std::mutex mutex_;
+  int64_t lost_ = 0;
+};
+
 struct ServeCommand {
   ModelOptions model{.compute = "auto", .kv = "auto"};
   HttpOptions http{};
@@ -153,6 +179,7 @@ void ServeCommand::run() {
   Runner runner(*loaded.model, *loaded.device, options);
   Engine engine(runner, *loaded.files.tokenizer, limits, queue);
 
+  Log log;
   ServiceOptions about{
       .name = name, .keys = secrets, .reuse = !no_reuse, .loopback = loopback, .log = {}};
   if (about.name.empty()) {
@@ -160,7 +187,7 @@ void ServeCommand::run() {
         std::filesystem::absolute(loaded.files.path).lexically_normal();
     about.name = (path.has_filename() ? path : path.parent_path()).filename().string();
   }
-  if (!quiet) about.log = [](const std::string& line) { fmt::print(stderr, "{}\n", line); };
+  if (!quiet) about.log = [&log](const std::string& line) { log.write(line); };
   const std::string called = about.name;
   Sessions sessions({.root = sessions_directory.root(),
                      .model = std::filesystem::absolute(loaded.files.path).string(),
@@ -181,7 +208,7 @@ void ServeCommand::run() {
   std::thread waiter([&] {
     int signal = 0;
     sigwait(&signals, &signal);
-    fmt::print(stderr, "sala serve: ends; {} s for the requests that are there\n", drain_seconds);
+    log.write(fmt::format("sala serve: ends; {} s for the requests that are there", drain_seconds));
     service.drain();
     engine.drain(std::chrono::seconds(drain_seconds));
     server.stop(std::chrono::seconds(5));
