@@ -233,4 +233,46 @@ BlockChoice choose_blocks(const Tensor& query, const Tensor& key, const SparseCo
   return {chosen, s.block_size};
 }
 
+Tensor index_loss(const Tensor& query, const Tensor& key, const SparseConfig& s,
+                  const Tensor& weights, torch::ScalarType type) {
+  const int64_t length = key.size(1), groups = key.size(2);
+  const auto sums = query.scalar_type();
+  const Tensor q = by_group(query / std::sqrt(static_cast<double>(query.size(3))), groups).to(type);
+  const Tensor k = by_group(key, groups).to(type);
+  const Tensor fine = compress(by_group(key, groups).squeeze(2), s.kernel_size, s.kernel_stride)
+                          .unsqueeze(2)
+                          .to(type);
+  Tensor sum = torch::zeros({}, query.options());
+  if (fine.size(3) == 0) return sum;
+  for (int64_t first = 0; first < length; first += kTile) {
+    const int64_t n = std::min(kTile, length - first), end = first + n;
+    const Tensor some = q.narrow(3, first, n);
+    const int64_t windows = std::max<int64_t>(0, (end - s.kernel_size) / s.kernel_stride + 1);
+    if (end < s.kernel_size) continue;
+    const Tensor seen =
+        complete(first, n, windows, s.kernel_size, s.kernel_stride, query.options());
+    Tensor wanted;
+    {
+      const torch::NoGradGuard no_grad;
+      const Tensor future =
+          torch::arange(end, seen.options().dtype(torch::kLong)) >
+          torch::arange(first, end, seen.options().dtype(torch::kLong)).unsqueeze(1);
+      const Tensor read = torch::softmax(torch::matmul(some, k.narrow(3, 0, end).transpose(-1, -2))
+                                             .to(sums)
+                                             .masked_fill_(future, -kInfinity),
+                                         -1)
+                              .mean(2);
+      wanted = read.unfold(-1, s.kernel_size, s.kernel_stride).sum(-1) * seen;
+    }
+    // Finite where nothing is seen: what is wanted there is zero.
+    const Tensor scores = torch::matmul(some, fine.narrow(3, 0, windows).transpose(-1, -2))
+                              .to(sums)
+                              .masked_fill(seen.logical_not(), -1e9);
+    const Tensor log_p = torch::logsumexp(torch::log_softmax(scores, -1), 2) -
+                         std::log(static_cast<double>(q.size(2)));
+    sum = sum - ((wanted * log_p).sum(-1) * weights.narrow(1, first, n).unsqueeze(1)).sum();
+  }
+  return sum / static_cast<double>(groups);
+}
+
 }  // namespace sala::halo

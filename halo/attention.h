@@ -23,4 +23,13 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const BlockC
 /// local blocks always, the lowest index among equals. Nothing in it is differentiated.
 BlockChoice choose_blocks(const Tensor& q, const Tensor& k, const SparseConfig& sparse);
 
+/// How far the index is from pointing at what dense attention reads: the cross-entropy of the mean
+/// over a group's heads of their softmax over the fine keys, from the attention (not
+/// differentiated) that they pay to the tokens of each window. q [B, T, H, d], k [B, T, G, d];
+/// weights [B, T] of the queries. The sum over queries and the mean over groups. Keys are means, so
+/// a single token's likeness fades in them, and what this loss teaches are keys that neighbours
+/// have in common.
+Tensor index_loss(const Tensor& q, const Tensor& k, const SparseConfig& sparse,
+                  const Tensor& weights, torch::ScalarType type);
+
 }  // namespace sala::halo

@@ -138,6 +138,7 @@ Tensor Decoder::attend(const Tensor& x, int layer, const Pass& pass) const {
     const Tensor p = torch::arange(x.size(1), x.options()).view({-1, 1, 1});
     q = q * ((p + a.log_base).log() / std::log(a.log_base));
   }
+  if (pass.looked != nullptr && a.sparse) pass.looked->push_back({q, k});
   const BlockChoice blocks =
       a.sparse && pass.sparse ? choose_blocks(q.detach(), k.detach(), *a.sparse) : BlockChoice{};
   return attention(q, k, v, blocks, pass.type).flatten(2);

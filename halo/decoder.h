@@ -23,10 +23,17 @@ std::vector<std::pair<std::string, std::vector<int64_t>>> tensor_shapes(const Mo
 std::vector<std::pair<std::string, std::vector<int64_t>>> mixer_shapes(const ModelConfig& config,
                                                                        int layer);
 
+/// Queries [B, T, H, d] and keys [B, T, G, d] of an attention layer.
+struct Looked {
+  Tensor q, k;
+};
+
 /// How a forward is computed.
 struct Pass {
   torch::ScalarType type = torch::kFloat;  ///< of operands in matrix products
   bool sparse = true;  ///< attention layers with a sparse_config read chosen blocks only
+  std::vector<Looked>* looked =
+      nullptr;  ///< takes those of every attention layer that has an index
 };
 
 /// The forward of every model that the engine runs: embedding, pre-norm layers of a mixer and a

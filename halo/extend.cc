@@ -1,4 +1,5 @@
 // sala-halo extend: stage 3, long texts without a teacher.
+#include "attention.h"
 #include "base/error.h"
 #include "checkpoint.h"
 #include "command.h"
@@ -12,6 +13,7 @@ struct ExtendCommand {
   TrainFlags flags;
   std::string student, sparse;
   bool dense = false;
+  double index = 0.0;
 
   ExtendCommand() {
     flags.train.schedule = {.peak = 1e-4, .last = 1e-5, .warmup = 20, .steps = 100};
@@ -34,10 +36,24 @@ void ExtendCommand::run() {
                   [&] { write_checkpoint(train.out, model, torch::kFloat); });
   if (!trainer.needed()) return;
   const Decoder decoder = model.decoder();
-  const Pass pass{.type = train.product_type(), .sparse = !dense};
+  if (index > 0.0 && !model.config.attention.sparse)
+    fail("--index-loss: {} has no index; expected a model with a sparse_config, or --sparse",
+         student);
   trainer.run([&](const Batch& batch, const StepSize& step) {
+    std::vector<Looked> looked;
+    const Pass pass{
+        .type = train.product_type(), .sparse = !dense, .looked = index > 0.0 ? &looked : nullptr};
     const Tensor ids = batch.ids.narrow(1, 0, batch.weights.size(1));
-    return cross_entropy(decoder.logits(ids, pass), batch, step);
+    const Tensor logits = decoder.logits(ids, pass);
+    Tensor sum;
+    for (const Looked& layer : looked) {
+      const Tensor loss = index_loss(layer.q, layer.k, *model.config.attention.sparse,
+                                     batch.weights, train.product_type());
+      sum = sum.defined() ? sum + loss : loss;
+    }
+    Metrics metrics = cross_entropy(logits, batch, step, sum.defined() ? sum * index : sum);
+    if (sum.defined()) metrics["index"] = {sum.item<double>(), batch.weights.sum().item<double>()};
+    return metrics;
   });
 }
 
@@ -51,6 +67,11 @@ void add_extend(CLI::App& app) {
   command.add_option("--sparse", extend->sparse,
                      "another InfLLM-V2 for attention layers, as distill takes it; or none");
   command.add_flag("--dense", extend->dense, "train with dense attention");
+  command
+      .add_option("--index-loss", extend->index,
+                  "weight of a loss that makes the index point at what attention reads")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
   extend->flags.add_to(command);
   command.callback([extend] { extend->run(); });
 }

@@ -40,10 +40,12 @@ Metrics measure(const Tensor& log_p, const Tensor& nll, const Batch& batch) {
 
 }  // namespace
 
-Metrics cross_entropy(const Tensor& logits, const Batch& batch, const StepSize& step) {
+Metrics cross_entropy(const Tensor& logits, const Batch& batch, const StepSize& step,
+                      const Tensor& more) {
   const Tensor log_p = torch::log_softmax(logits, -1);
   const Tensor nll = surprise(log_p, batch);
-  ((nll * batch.weights).sum() / step.weight).backward();
+  const Tensor sum = (nll * batch.weights).sum();
+  ((more.defined() ? sum + more : sum) / step.weight).backward();
   return measure(log_p.detach(), nll.detach(), batch);
 }
 

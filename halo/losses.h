@@ -5,10 +5,12 @@
 
 namespace sala::halo {
 
-/// Next-token cross-entropy: adds the gradient of sum(weights * nll) / step.weight. Reports "loss"
-/// (weighted nats), "text" (nats a token of text) and "recall" (share of the answers' tokens that
-/// are the most likely ones) and "exact" (share of the answers all of whose tokens are).
-Metrics cross_entropy(const Tensor& logits, const Batch& batch, const StepSize& step);
+/// Next-token cross-entropy: adds the gradient of (sum(weights * nll) + more) / step.weight.
+/// Reports "loss" (weighted nats), "text" (nats a token of text) and "recall" (share of the
+/// answers' tokens that are the most likely ones) and "exact" (share of the answers all of whose
+/// tokens are).
+Metrics cross_entropy(const Tensor& logits, const Batch& batch, const StepSize& step,
+                      const Tensor& more = {});
 
 /// Forward KL divergence of the student from the teacher at temperature 1, the predictions weighted
 /// as in cross_entropy. Reports "loss" (the KL) and what cross_entropy reports of the student.

@@ -98,6 +98,41 @@ TEST_F(Gradients, AttentionOverChosenBlocks) {
   EXPECT_LT(gradient_error(op, {q, k, random({1, 24, 2, 2})}), 1e-6);
 }
 
+/// index_loss by its formula, a query and a head at a time; what attention reads is a constant.
+Tensor plain_index_loss(const Tensor& q, const Tensor& k, const Tensor& weights) {
+  Tensor loss = torch::zeros({}, torch::kDouble);
+  for (int64_t b = 0; b < q.size(0); ++b)
+    for (int64_t g = 0; g < 2; ++g)
+      for (int64_t t = 3; t < q.size(1); ++t) {
+        const Tensor keys = k[b].narrow(0, 0, t + 1).select(1, g);
+        const Tensor means = keys.unfold(0, 4, 2).mean(-1);
+        Tensor read = torch::zeros({t + 1}, torch::kDouble);
+        Tensor votes = torch::zeros({means.size(0)}, torch::kDouble);
+        for (int64_t h = 2 * g; h < 2 * g + 2; ++h) {
+          read += torch::softmax(torch::mv(keys, q[b][t][h]) / std::sqrt(2.0), 0).detach() / 2;
+          votes = votes + torch::softmax(torch::mv(means, q[b][t][h]) / std::sqrt(2.0), 0) / 2;
+        }
+        loss = loss - (read.unfold(0, 4, 2).sum(-1) * votes.log()).sum() * weights[b][t] / 2;
+      }
+  return loss;
+}
+
+TEST_F(Gradients, IndexLossAndWhatItIs) {
+  const SparseConfig sparse = {.kernel_size = 4, .kernel_stride = 2, .block_size = 8};
+  const Tensor weights = random({2, 13}).abs();
+  const Tensor q = random({2, 13, 4, 2}).requires_grad_(true);
+  const Tensor k = random({2, 13, 2, 2}).requires_grad_(true);
+  const Tensor loss = index_loss(q, k, sparse, weights, torch::kDouble);
+  const Tensor want = plain_index_loss(q, k, weights);
+  EXPECT_NEAR(loss.item<double>(), want.item<double>(), 1e-12);
+  const auto got_gradients = torch::autograd::grad({loss}, {q, k});
+  const auto gradients = torch::autograd::grad({want}, {q, k});
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_GT(gradients[i].abs().max().item<double>(), 1e-3);
+    EXPECT_LT((got_gradients[i] - gradients[i]).abs().max().item<double>(), 1e-12);
+  }
+}
+
 TEST(Lightning, IsTheRecurrence) {
   torch::manual_seed(2);
   const std::vector<int64_t> shape = {2, 150, 3, 4};
