@@ -21,6 +21,7 @@ function(sala_test file)
   get_filename_component(program ${file} NAME_WE)
   add_executable(${program} ${file})
   target_link_libraries(${program} PRIVATE ${ARGN} GTest::gtest_main)
+  target_compile_options(${program} PRIVATE $<$<CONFIG:Release>:-O1>)  # the libraries do the work
   target_compile_definitions(${program} PRIVATE SALA_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   string(REPLACE "sala_" "" layer ${ARGV1})
   gtest_discover_tests(${program} TEST_PREFIX ${layer}. DISCOVERY_TIMEOUT 60

@@ -83,6 +83,14 @@ class Pipeline(unittest.TestCase):
             self.assertLess(lines[-1][f"layer_{layer}"], lines[0][f"layer_{layer}"])
         self.assertLess(log(self.folder / "s3")[-1]["loss"], 5.55)  # better than chance
 
+    def test_the_index_learns_what_attention_reads(self):
+        f, last = self.folder, {}
+        for weight in (1e-9, 3):
+            halo("extend", "--student", f / "s2", "--out", f / "index", "--data", f / "text.safetensors", "--threads", 1, "--ctx", 256,
+                 "--batch", 2, "--steps", 12, "--warmup", 2, "--lr", 3e-3, "--dense", "--index-loss", weight)
+            last[weight] = log(f / "index")[-1]["index"]
+        self.assertLess(last[3], 0.97 * last[1e-9])
+
     def test_selection(self):
         report = json.loads((self.folder / "layers.json").read_text())
         self.assertEqual(len(report["layers"]), 1)
