@@ -45,14 +45,16 @@ void ExtendCommand::run() {
         .type = train.product_type(), .sparse = !dense, .looked = index > 0.0 ? &looked : nullptr};
     const Tensor ids = batch.ids.narrow(1, 0, batch.weights.size(1));
     const Tensor logits = decoder.logits(ids, pass);
+    // Where something must be found again: elsewhere the blocks nearby, always chosen, say most.
+    const Tensor asked = batch.weights * batch.answers;
     Tensor sum;
     for (const Looked& layer : looked) {
-      const Tensor loss = index_loss(layer.q, layer.k, *model.config.attention.sparse,
-                                     batch.weights, train.product_type());
+      const Tensor loss =
+          index_loss(layer.q, layer.k, *model.config.attention.sparse, asked, train.product_type());
       sum = sum.defined() ? sum + loss : loss;
     }
     Metrics metrics = cross_entropy(logits, batch, step, sum.defined() ? sum * index : sum);
-    if (sum.defined()) metrics["index"] = {sum.item<double>(), batch.weights.sum().item<double>()};
+    if (sum.defined()) metrics["index"] = {sum.item<double>(), asked.sum().item<double>()};
     return metrics;
   });
 }
@@ -68,8 +70,9 @@ void add_extend(CLI::App& app) {
                      "another InfLLM-V2 for attention layers, as distill takes it; or none");
   command.add_flag("--dense", extend->dense, "train with dense attention");
   command
-      .add_option("--index-loss", extend->index,
-                  "weight of a loss that makes the index point at what attention reads")
+      .add_option(
+          "--index-loss", extend->index,
+          "weight of a loss that makes the index point at what attention reads for an answer")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
   extend->flags.add_to(command);
