@@ -71,7 +71,7 @@ class Pipeline(unittest.TestCase):
         cls.distill = ["distill", *models, "--layers", f / "layers.json", "--sparse", SPARSE, *short]
         halo(*cls.distill, "--out", f / "s2", "--steps", 40)
         halo("extend", "--student", f / "s2", "--out", f / "s3", *train, "--ctx", 256, "--batch", 2, "--steps", 8, "--lr", 1e-3)
-        halo("export", "--student", f / "s3", "--out", f / "model")
+        halo("export", "--student", f / "s3", "--out", f / "model", "--sparse", SPARSE.replace("topk=3", "topk=4"))
 
     def test_losses_fall(self):
         for stage, share in (("teacher", 0.8), ("s1", 0.8), ("s2", 0.9)):
