@@ -72,12 +72,25 @@ class Calibration::Recorder {
                      Out y) {
     Recorder& self = *current;
     const size_t which = self.calls_++ % kMatrices;
-    if (self.collects_) self.collect(device, which, x, w);
     self.plain_.matmul(device, x, w, epilogue, compute, y);
+    if (self.collects_) self.collect(device, which, x, w, y);
     if (which == kMatrices - 1) self.leave(y);
   }
 
-  void collect(Device& device, size_t which, In x, const Weight& w) {
+  /// How large the stream is that token t leaves the mixer or the MLP with. Every later norm
+  /// divides by it, so that an error counts in relation to it: a token that some models make a
+  /// thousand times as large as others (the first) would else outweigh all of them.
+  float size_of(int64_t t, In y) const {
+    const float scale = calibration_.files_.config.residual_scale;
+    double sum = 0;
+    for (int64_t k = 0; k < y.dim[1]; ++k) {
+      const double value = stream_.row<float>(t)[k] + scale * y.row<float>(t)[k];
+      sum += value * value;
+    }
+    return static_cast<float>(std::sqrt(sum / static_cast<double>(y.dim[1])));
+  }
+
+  void collect(Device& device, size_t which, In x, const Weight& w, In y) {
     const Ops patched = device.ops;
     device.ops = plain_;
     Calibration& to = calibration_;
@@ -85,7 +98,13 @@ class Calibration::Recorder {
       to.exact_.push_back(w);
       to.grams_.emplace_back(DType::f32, std::initializer_list<int64_t>{w.cols, w.cols});
     }
-    add_gram(device, x, to.parallel_, to.grams_[which].view());
+    const Tensor rows(DType::f32, {x.dim[0], x.dim[1]});
+    for (int64_t t = 0; t < x.dim[0]; ++t) {
+      const float size = which % 2 == 0 ? 1.0f : size_of(t, y);
+      for (int64_t k = 0; k < x.dim[1]; ++k)
+        rows.view().row<float>(t)[k] = size > 0 ? x.row<float>(t)[k] / size : 0.0f;
+    }
+    add_gram(device, rows.view(), to.parallel_, to.grams_[which].view());
     device.ops = patched;
   }
 
