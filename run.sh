@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# ./run.sh: a small hybrid reads a text of 100,000 tokens, looks for the sentence hidden in it (it finds six of ten), and says how
+# ./run.sh: a small hybrid reads a text of 100,000 tokens, looks for the sentence hidden in it, and says how
 # long that took and how little memory. The first time it installs the Debian packages that are missing, builds build/release/sala and
 # downloads the text.
-#   ./run.sh --tokens 32000              a shorter text: it finds seven of eight
-#   ./run.sh --million                   a text of a million tokens: 20 minutes on two cores, and more than this model finds
+#   ./run.sh --tokens 32000              a shorter text; --seed N: the same text, place and sentence again
+#   ./run.sh --million                   a text of a million tokens: 6 minutes on two cores, 1.1 GB
 #   ./run.sh --chat [PROMPT [OPTION...]] answers a prompt with SmolLM2-135M-Instruct, which it downloads. The options are
 #                                        those of `sala run` (docs/cli.md), e.g. --chat "Tell me a story." -n 300 --temp 0
 set -euo pipefail
@@ -11,7 +11,7 @@ cd "$(dirname "$0")"
 
 case "${1-}" in
   "" | --million | --tokens | --seed | --chat) ;;
-  *) echo "usage: ./run.sh [--million | --chat [PROMPT [OPTION...]]]" >&2; exit 2 ;;
+  *) echo "usage: ./run.sh [--million | --tokens N] [--seed N], or ./run.sh --chat [PROMPT [OPTION...]]" >&2; exit 2 ;;
 esac
 
 scripts/packages.sh build fetch
