@@ -238,17 +238,16 @@ Tensor index_loss(const Tensor& query, const Tensor& key, const SparseConfig& s,
   const int64_t length = key.size(1), groups = key.size(2);
   const auto sums = query.scalar_type();
   const Tensor q = by_group(query / std::sqrt(static_cast<double>(query.size(3))), groups).to(type);
-  const Tensor k = by_group(key, groups).to(type);
-  const Tensor fine = compress(by_group(key, groups).squeeze(2), s.kernel_size, s.kernel_stride)
-                          .unsqueeze(2)
-                          .to(type);
+  const Tensor keys = by_group(key, groups), k = keys.to(type);
+  const Tensor fine =
+      compress(keys.squeeze(2), s.kernel_size, s.kernel_stride).unsqueeze(2).to(type);
   Tensor sum = torch::zeros({}, query.options());
   if (fine.size(3) == 0) return sum;
   for (int64_t first = 0; first < length; first += kTile) {
     const int64_t n = std::min(kTile, length - first), end = first + n;
-    const Tensor some = q.narrow(3, first, n);
-    const int64_t windows = std::max<int64_t>(0, (end - s.kernel_size) / s.kernel_stride + 1);
     if (end < s.kernel_size) continue;
+    const Tensor some = q.narrow(3, first, n);
+    const int64_t windows = (end - s.kernel_size) / s.kernel_stride + 1;
     const Tensor seen =
         complete(first, n, windows, s.kernel_size, s.kernel_stride, query.options());
     Tensor wanted;
