@@ -6,12 +6,15 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-// Products of bytes on 256 bits without byte dot products, exact: 8 outputs of up to 4 rows at a
-// time.
+// Products of bytes on 256 bits without byte dot products, exact, for 8 outputs a vector and up to
+// 4 rows.
 //
-// w4: vpmaddubsw makes pairs <= 2 * 15 * 127, and eight of them fit 16 bits; vpmaddwd by ones ends
-// every 32 columns. w8: pairs of bytes may overflow 16 bits, so even and odd columns are widened
-// and go through vpmaddwd.
+// vpmaddubsw makes pairs of products of a nibble and a signed code, at most 2 * 15 * 127, and eight
+// of these fit 16 bits: sums of 32 columns, which vpmaddwd then widens. A code of 8 bits is two
+// nibbles with sums of their own; vpmaddwd widens those of the high ones times 16.
+//
+// A tile keeps the 16-bit sums of rows x outputs in eight registers, so that a step's loads, one
+// for a vector of weights and one broadcast a row, are fewer than its products.
 
 namespace sala::cpu {
 namespace {
@@ -28,20 +31,6 @@ constexpr bool decoded(Source source) { return source <= Source::groups4; }
 constexpr bool two_level(Source source) { return source >= Source::k8; }
 /// Bytes of one scale, or one minimum, of a group.
 constexpr int scale_bytes(Source source) { return decoded(source) ? 4 : two_level(source) ? 1 : 2; }
-
-/// Columns 4i to 4i + 3 of outputs 8v to 8v + 7; kOdd says whether i is.
-template <Source kSource, bool kOdd>
-[[gnu::always_inline, gnu::target("avx2")]] inline __m256i load_quad(const uint8_t* codes, int i,
-                                                                     int v) {
-  const int row = nibbles(kSource) ? i / 2 : i;
-  __m256i quad =
-      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + row * kPanel * 4 + v * 32));
-  if constexpr (nibbles(kSource)) {
-    if constexpr (kOdd) quad = _mm256_srli_epi16(quad, 4);
-    quad = _mm256_and_si256(quad, _mm256_set1_epi8(15));
-  }
-  return quad;
-}
 
 [[gnu::always_inline, gnu::target("avx2,f16c")]] inline __m256 load_f16(const std::byte* numbers,
                                                                         int v) {
@@ -60,89 +49,147 @@ template <Source kSource>
   return _mm256_mul_ps(load_f16(super, v), _mm256_cvtepi32_ps(codes));
 }
 
-/// A group of activations of R rows, ready for its products: even and odd columns widened to 16
-/// bits, or bytes.
-template <int kColumns, size_t R>
-struct Activations {
-  __m256i even[kColumns / 4][R];
-  __m256i odd[kColumns / 4][R];
+/// Columns and bytes of a step: two quads of columns as nibbles, or one whose codes have two.
+template <Source kSource>
+inline constexpr int kStepColumns = narrow(kSource) ? 8 : 4;
+template <Source kSource>
+inline constexpr int kStepBytes = kPanel * kStepColumns<kSource> / (nibbles(kSource) ? 2 : 1);
+
+/// Nibbles of a step of V vectors of outputs: of the first and the second quad, or the low and the
+/// high ones of one quad.
+template <int V>
+struct Nibbles {
+  __m256i first[V];
+  __m256i second[V];
 };
 
-template <Source kSource, int kColumns, size_t R>
-[[gnu::target("avx2")]] inline void prepare(const int32_t* x, int rows,
-                                            Activations<kColumns, R>& out) {
-  for (int i = 0; i < kColumns / 4; ++i)
-    for (size_t r = 0; r < R; ++r) {
-      const __m256i four = _mm256_set1_epi32(x[i * rows + static_cast<int>(r)]);
-      out.even[i][r] = narrow(kSource) ? four : _mm256_srai_epi16(_mm256_slli_epi16(four, 8), 8);
-      if (!narrow(kSource)) out.odd[i][r] = _mm256_srai_epi16(four, 8);
-    }
+template <Source kSource, size_t... v>
+[[gnu::always_inline, gnu::target("avx2")]] inline Nibbles<sizeof...(v)> load_nibbles(
+    const std::byte* codes, std::index_sequence<v...>) {
+  const auto* vectors = reinterpret_cast<const __m256i*>(codes);
+  const __m256i low = _mm256_set1_epi8(15);
+  if constexpr (decoded(kSource) && narrow(kSource))
+    return {{_mm256_loadu_si256(vectors + v)...},
+            {_mm256_loadu_si256(vectors + kPanel / 8 + v)...}};
+  const __m256i both[] = {_mm256_loadu_si256(vectors + v)...};
+  return {{_mm256_and_si256(both[v], low)...},
+          {_mm256_and_si256(_mm256_srli_epi16(both[v], 4), low)...}};
 }
 
-// The loops over rows are folds over constant indices: g++ keeps an array in registers only if no
+// The loops over a tile are folds over constant indices: g++ keeps an array in registers only if no
 // loop ever indexed it.
 
-/// dot[r] += four columns of row r.
-template <Source kSource, int kColumns, size_t... r>
-[[gnu::always_inline, gnu::target("avx2")]] inline void add_columns(
-    __m256i w, int i, const Activations<kColumns, sizeof...(r)>& x, __m256i (&dot)[sizeof...(r)],
-    std::index_sequence<r...>) {
-  if constexpr (narrow(kSource)) {
-    ((dot[r] = _mm256_add_epi16(dot[r], _mm256_maddubs_epi16(w, x.even[i][r]))), ...);
-  } else {
-    const __m256i even = _mm256_and_si256(w, _mm256_set1_epi16(255));
-    const __m256i odd = _mm256_srli_epi16(w, 8);
-    ((dot[r] = _mm256_add_epi32(dot[r], _mm256_madd_epi16(even, x.even[i][r])),
-      dot[r] = _mm256_add_epi32(dot[r], _mm256_madd_epi16(odd, x.odd[i][r]))),
-     ...);
-  }
+/// sum += products. The empty assembly keeps them together: g++ computes the products of a whole
+/// step first otherwise, and has no registers for these and the sums.
+[[gnu::always_inline, gnu::target("avx2")]] inline void add_products(__m256i w, int32_t x,
+                                                                     __m256i& sum) {
+  sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, _mm256_set1_epi32(x)));
+  asm("" : "+x"(sum));
 }
 
-/// Outputs 8v to 8v + 7 of a group: c += the scaled sums and the minima.
-template <Source kSource, int kColumns, size_t... r>
-[[gnu::always_inline, gnu::target("avx2,fma,f16c")]] inline void add_group(
-    const Tile& tile, const std::byte* w, const std::byte* super, int v,
-    const Activations<kColumns, sizeof...(r)>& x, const float* scales, float* c, bool fresh,
-    std::index_sequence<r...>) {
-  constexpr int kScale = scale_bytes(kSource);
-  const auto* codes = reinterpret_cast<const uint8_t*>(w + 2 * kScale * kPanel);
-  constexpr int kPart = std::min(kColumns, kGroup) / 4;  // quads whose sums fit 16 bits
-  __m256i dot[sizeof...(r)];
-  ((dot[r] = _mm256_setzero_si256()), ...);
-  for (int first = 0; first < kColumns / 4; first += kPart) {
-    __m256i part[sizeof...(r)];
-    ((part[r] = narrow(kSource) ? _mm256_setzero_si256() : dot[r]), ...);
-    for (int i = first; i < first + kPart; i += 2) {
-      add_columns<kSource>(load_quad<kSource, false>(codes, i, v), i, x, part,
-                           std::index_sequence<r...>());
-      add_columns<kSource>(load_quad<kSource, true>(codes, i + 1, v), i + 1, x, part,
-                           std::index_sequence<r...>());
-    }
-    if constexpr (narrow(kSource)) {
-      ((dot[r] = _mm256_add_epi32(dot[r], _mm256_madd_epi16(part[r], _mm256_set1_epi16(1)))), ...);
-    } else {
-      ((dot[r] = part[r]), ...);
-    }
-  }
-  const __m256 scale = load_scales<kSource>(w, super, v);
-  const __m256 min = load_scales<kSource>(w + kScale * kPanel, super + 2 * kPanel, v);
-  __m256 sum[sizeof...(r)];
-  ((sum[r] = fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(c + r * tile.c_stride)), ...);
-  ((sum[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r]),
-                             _mm256_mul_ps(_mm256_set1_ps(scales[2 * r]), scale), sum[r]),
-    sum[r] = _mm256_fmadd_ps(_mm256_set1_ps(scales[2 * r + 1]), min, sum[r])),
+/// sum[r * V + v] += nibbles of vector v times the codes of row r.
+template <int V, size_t... i>
+[[gnu::always_inline, gnu::target("avx2")]] inline void add_quad(const __m256i (&w)[V],
+                                                                 const int32_t* x,
+                                                                 __m256i (&sum)[sizeof...(i)],
+                                                                 std::index_sequence<i...>) {
+  (add_products(w[i % V], x[i / V], sum[i]), ...);
+}
+
+/// dot[i] += weight * the pairs of sum[i].
+template <size_t... i>
+[[gnu::always_inline, gnu::target("avx2")]] inline void widen(const __m256i (&sum)[sizeof...(i)],
+                                                              int16_t weight,
+                                                              __m256i (&dot)[sizeof...(i)],
+                                                              std::index_sequence<i...>) {
+  const __m256i weights = _mm256_set1_epi16(weight);
+  ((dot[i] = _mm256_add_epi32(dot[i], _mm256_madd_epi16(sum[i], weights))), ...);
+}
+
+template <size_t... i>
+[[gnu::always_inline, gnu::target("avx2")]] inline void clear(__m256i (&sum)[sizeof...(i)],
+                                                              std::index_sequence<i...>) {
+  ((sum[i] = _mm256_setzero_si256()), ...);
+}
+
+/// c += the scaled dot and the minimum of one row.
+[[gnu::always_inline, gnu::target("avx2,fma")]] inline void add_scaled(__m256i dot, __m256 scale,
+                                                                       __m256 min, const float* x,
+                                                                       bool fresh, float* c) {
+  __m256 sum = fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(c);
+  sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(_mm256_set1_ps(x[0]), scale), sum);
+  _mm256_storeu_ps(c, _mm256_fmadd_ps(_mm256_set1_ps(x[1]), min, sum));
+}
+
+template <int V, size_t... i>
+[[gnu::always_inline, gnu::target("avx2,fma")]] inline void add_group(
+    const __m256 (&scale)[V], const __m256 (&min)[V], const float* scales,
+    const __m256i (&dot)[sizeof...(i)], bool fresh, float* c, int64_t c_stride,
+    std::index_sequence<i...>) {
+  (add_scaled(dot[i], scale[i % V], min[i % V], scales + 2 * (i / V), fresh,
+              c + static_cast<int64_t>(i / V) * c_stride + 8 * (i % V)),
    ...);
-  (_mm256_storeu_ps(c + r * tile.c_stride, sum[r]), ...);
+}
+
+template <Source kSource, size_t... v>
+[[gnu::always_inline, gnu::target("avx2,f16c")]] inline void load_group_scales(
+    const std::byte* scales, const std::byte* super, int first, __m256 (&out)[sizeof...(v)],
+    std::index_sequence<v...>) {
+  ((out[v] = load_scales<kSource>(scales, super, first + static_cast<int>(v))), ...);
+}
+
+/// A group of R rows and vectors [first, first + V) of the outputs.
+template <Source kSource, int kColumns, int R, int V>
+[[gnu::always_inline, gnu::target("avx2,fma,f16c")]] inline void int8_group(
+    const int32_t* x, const float* scales, const std::byte* w, const std::byte* super, int first,
+    bool fresh, float* c, int64_t c_stride) {
+  constexpr std::make_index_sequence<R * V> tile;
+  constexpr std::make_index_sequence<V> vectors;
+  constexpr int kScale = scale_bytes(kSource);
+  constexpr int kPart = std::min(kColumns, kGroup);  // columns whose sums fit 16 bits
+  const std::byte* codes = w + 2 * kScale * kPanel + 32 * first;
+  __m256i dot[R * V];
+  clear(dot, tile);
+  // Unrolled, g++ computes the products of many steps first, and stores them.
+#pragma GCC unroll 1
+  for (int part = 0; part < kColumns; part += kPart) {
+    __m256i sum[R * V], high[R * V];
+    clear(sum, tile);
+    clear(high, tile);
+#pragma GCC unroll 1
+    for (int k = 0; k < kPart; k += kStepColumns<kSource>, codes += kStepBytes<kSource>) {
+      if constexpr (!decoded(kSource))
+        for (int line = first % 2 * 32; line < 32 * V; line += 64)
+          _mm_prefetch(codes + kAhead256 + line, _MM_HINT_T0);
+      const Nibbles<V> w4 = load_nibbles<kSource>(codes, vectors);
+      if constexpr (narrow(kSource)) {
+        add_quad<V>(w4.first, x, sum, tile);
+        add_quad<V>(w4.second, x + R, sum, tile);
+        x += 2 * R;
+      } else {
+        add_quad<V>(w4.first, x, sum, tile);
+        add_quad<V>(w4.second, x, high, tile);
+        x += R;
+      }
+    }
+    widen(sum, 1, dot, tile);
+    if constexpr (!narrow(kSource)) widen(high, 16, dot, tile);
+  }
+  __m256 scale[V], min[V];
+  load_group_scales<kSource>(w, super, first, scale, vectors);
+  load_group_scales<kSource>(w + kScale * kPanel, super + 2 * kPanel, first, min, vectors);
+  add_group<V>(scale, min, scales, dot, fresh, c + 8 * first, c_stride, tile);
 }
 
 /// R rows, one panel.
 template <Source kSource, int kColumns, int R>
 [[gnu::target("avx2,fma,f16c")]] void int8_panel(const Tile& tile, const std::byte* w, float* c) {
-  constexpr int kGroupBytes =
-      2 * scale_bytes(kSource) * kPanel + kPanel * kColumns / (nibbles(kSource) ? 2 : 1);
+  constexpr int kScaleBytes = 2 * scale_bytes(kSource) * kPanel;
+  constexpr int kGroupBytes = kScaleBytes + kPanel * kColumns / (nibbles(kSource) ? 2 : 1);
+  constexpr int kSums = narrow(kSource) ? 1 : 2;  // registers of an output vector of a row
+  constexpr int V = std::min(kPanel / 8, R == 3 ? 2 / kSums : 8 / (R * kSums));
   const auto* x = static_cast<const int32_t*>(tile.x);
   const float* scales = tile.scales;
-  Activations<kColumns, R> ready;
   const std::byte* super = w;  // scales of the first level, where there are two
   for (int64_t g = 0; g < tile.count / kColumns; ++g) {
     if constexpr (two_level(kSource))
@@ -151,14 +198,13 @@ template <Source kSource, int kColumns, int R>
         w += 4 * kPanel;
       }
     if constexpr (!decoded(kSource))
-      for (int line = 0; line < kGroupBytes; line += 64)
-        _mm_prefetch(w + kAhead + line, _MM_HINT_T0);
-    prepare<kSource>(x, tile.rows, ready);
-    for (int v = 0; v < kPanel / 8; ++v)
-      add_group<kSource>(tile, w, super, v, ready, scales, c + 8 * v, tile.fresh && g == 0,
-                         std::make_index_sequence<R>());
-    x += kColumns / 4 * tile.rows;
-    scales += 2 * tile.rows;
+      for (int line = 0; line < kScaleBytes; line += 64)
+        _mm_prefetch(w + kAhead256 + line, _MM_HINT_T0);
+    for (int first = 0; first < kPanel / 8; first += V)
+      int8_group<kSource, kColumns, R, V>(x, scales, w, super, first, tile.fresh && g == 0, c,
+                                          tile.c_stride);
+    x += kColumns / 4 * R;
+    scales += 2 * R;
     w += kGroupBytes;
   }
 }

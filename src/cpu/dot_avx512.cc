@@ -24,7 +24,7 @@ constexpr int kInt8Rows =
 
 /// Asks for `bytes` that a stream reads soon.
 inline void prefetch(const std::byte* w, int bytes) {
-  for (int line = 0; line < bytes; line += 64) _mm_prefetch(w + kAhead + line, _MM_HINT_T0);
+  for (int line = 0; line < bytes; line += 64) _mm_prefetch(w + kAhead512 + line, _MM_HINT_T0);
 }
 
 /// How codes lie: decoded groups, or the panels themselves, whatever the columns of a group.

@@ -14,7 +14,7 @@ struct Limits {
   double read = 0;
   double f32 = 0;
   double bf16 = 0;  ///< products of bf16 pairs where the machine has fast ones, else f32
-  /// Products of bytes where the machine has them, else of 16-bit pairs, else f32.
+  /// Products of bytes in fours (VNNI) or, without these, in pairs (AVX2), else f32.
   double int8 = 0;
 };
 

@@ -29,9 +29,11 @@ struct Tile {
 };
 using TileKernel = void (*)(const Tile& tile);
 
-/// Bytes ahead of its reading that a stream is prefetched: a page, at whose end the machine's own
-/// prefetching stops. Past the end of the weights a prefetch does nothing.
-inline constexpr int kAhead = 4096;
+/// Bytes ahead of its reading that a stream is prefetched. Kernels of 512 bits want a page, at
+/// whose end the machine's own prefetching stops; those of 256 bits, on the machines that have no
+/// more, as many lines as can be under way. Past the end of the weights a prefetch does nothing.
+inline constexpr int kAhead512 = 4096;
+inline constexpr int kAhead256 = 1024;
 
 /// A group of a decoded panel of quantised weights: what the block kernels of int8 read.
 template <int kColumns>

@@ -124,6 +124,7 @@ HWY_INLINE void store_sums(const Tile& tile, const V (&acc)[sizeof...(i)],
 
 /// Asks for `bytes` that a stream reads soon.
 HWY_INLINE void prefetch(const std::byte* w, int64_t bytes) {
+  constexpr int kAhead = kLanes == 16 ? kAhead512 : kAhead256;
   for (int64_t line = 0; line < bytes; line += 64) hwy::Prefetch(w + kAhead + line);
 }
 
