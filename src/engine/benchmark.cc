@@ -11,7 +11,7 @@ namespace sala {
 namespace {
 
 constexpr int64_t kGenerated = 16;  // tokens of a sample
-constexpr size_t kSamples = 3;      // at least
+constexpr int kSamples = 3;         // at least
 
 double median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
@@ -70,6 +70,15 @@ void Benchmark::step(Hold& hold, int64_t tokens, bool logits, Sample& sample) {
   sample.mixing += mixing_operations(config, options.sparse, depth, tokens);
 }
 
+void Benchmark::Sample::add(const Sample& other) {
+  seconds += other.seconds;
+  bytes += other.bytes;
+  matmul += other.matmul;
+  mixing += other.mixing;
+  least += other.least;
+  tokens += other.tokens;
+}
+
 double Benchmark::least_seconds(const Sample& sample, const cpu::Limits& limits) const {
   return std::max(sample.bytes / limits.read,
                   sample.matmul / rate(limits, matmul_) + sample.mixing / rate(limits, mixing_));
@@ -78,31 +87,36 @@ double Benchmark::least_seconds(const Sample& sample, const cpu::Limits& limits)
 BenchRow Benchmark::measure(const BenchCase& what) {
   const bool prompt = what.phase == BenchCase::Phase::prompt;
   std::vector<double> tokens, bytes, operations, shares;
+  const auto note = [&](const Sample& sample) {
+    tokens.push_back(static_cast<double>(sample.tokens) / sample.seconds);
+    bytes.push_back(sample.bytes / sample.seconds);
+    operations.push_back((sample.matmul + sample.mixing) / sample.seconds);
+    shares.push_back(sample.least / sample.seconds);
+  };
   Sample warm;
   {
     Hold hold = begin(what.depth);
     step(hold, 1, true, warm);
   }
   measured_.push_back(probe_.all());
-  while (shares.size() < kSamples) {
+  for (int parts = 0; parts < kSamples;) {
     Hold hold = begin(what.depth);
-    for (int64_t done = 0; done < what.tokens;) {
-      Sample sample;
+    Sample whole;
+    for (int64_t done = 0; done < what.tokens; ++parts) {
+      Sample part;
       const int64_t count =
           std::min<int64_t>(what.tokens - done, prompt ? runner_.options().chunk : kGenerated);
       if (prompt)
-        step(hold, count, done + count == what.tokens, sample);
+        step(hold, count, done + count == what.tokens, part);
       else
-        for (int64_t i = 0; i < count; ++i) step(hold, 1, true, sample);
+        for (int64_t i = 0; i < count; ++i) step(hold, 1, true, part);
       done += count;
       const cpu::Limits before = measured_.back(), after = probe_.all();
       measured_.push_back(after);
-      const double least = (least_seconds(sample, before) + least_seconds(sample, after)) / 2;
-      tokens.push_back(static_cast<double>(sample.tokens) / sample.seconds);
-      bytes.push_back(sample.bytes / sample.seconds);
-      operations.push_back((sample.matmul + sample.mixing) / sample.seconds);
-      shares.push_back(least / sample.seconds);
+      part.least = (least_seconds(part, before) + least_seconds(part, after)) / 2;
+      prompt ? whole.add(part) : note(part);
     }
+    if (prompt) note(whole);
   }
   return {.what = what,
           .tokens = median(tokens),

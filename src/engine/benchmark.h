@@ -45,7 +45,9 @@ class Benchmark {
  private:
   struct Sample {
     double seconds = 0, bytes = 0, matmul = 0, mixing = 0;
+    double least = 0;  ///< seconds that the limits beside it allow
     int64_t tokens = 0;
+    void add(const Sample& other);
   };
   Hold begin(int64_t depth);
   void step(Hold& hold, int64_t tokens, bool logits, Sample& sample);
