@@ -30,7 +30,7 @@ Engine::Engine(Runner& runner, const Tokenizer& tokenizer, const Scheduler::Limi
 
 Engine::~Engine() {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     draining_ = stopping_ = true;
   }
   wake_.notify_all();
@@ -51,7 +51,7 @@ std::vector<Engine::Submitted> Engine::submit(std::vector<Request> requests) {
   }
   std::vector<Submitted> out(tasks.size());
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     const bool full = queue_ + std::ssize(arrived_) + std::ssize(tasks) > queue_limit_;
     if (draining_ || full) {
       for (Submitted& one : out) one.refusal = draining_ ? Refusal::draining : Refusal::full;
@@ -71,7 +71,7 @@ std::vector<Engine::Submitted> Engine::submit(std::vector<Request> requests) {
 
 void Engine::cancel(uint64_t id) {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     cancelled_.push_back(id);
   }
   wake_.notify_one();
@@ -80,7 +80,7 @@ void Engine::cancel(uint64_t id) {
 void Engine::call(const std::function<void(Runner&)>& work) {
   std::promise<void> done;
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     if (stopping_) fail("the engine has stopped");
     calls_.emplace_back([&] {
       try {
@@ -96,18 +96,20 @@ void Engine::call(const std::function<void(Runner&)>& work) {
 }
 
 bool Engine::drain(std::chrono::milliseconds time) {
-  std::unique_lock lock(mutex_);
+  const auto end = Clock::now() + time;
+  const Lock lock(mutex_);
   draining_ = true;
-  const auto over = [&] { return alive_ == 0; };
-  if (ended_.wait_for(lock, time, over)) return true;
+  while (alive_ > 0)
+    if (!ended_.wait_until(mutex_, end)) break;
+  if (alive_ == 0) return true;
   stopping_ = true;
   wake_.notify_all();
-  ended_.wait(lock, over);
+  while (alive_ > 0) ended_.wait(mutex_);
   return false;
 }
 
 Engine::Counters Engine::counters() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   Counters counters = counters_;
   counters.waiting += std::ssize(arrived_);
   return counters;
@@ -119,19 +121,22 @@ void Engine::publish() {
   now_.preemptions = scheduler_.preemptions();
   now_.free_pages = runner_.cache().free_pages();
   now_.snapshot_bytes = runner_.cache().snapshot_bytes();
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   queue_ = now_.waiting;
   counters_ = now_;
+}
+
+/// Whether the loop has something to do.
+bool Engine::awake() const {
+  return stopping_ || !arrived_.empty() || !cancelled_.empty() || !calls_.empty() ||
+         !scheduler_.idle();
 }
 
 void Engine::loop() {
   for (bool stop = false; !stop || !tasks_.empty();) {
     {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] {
-        return stopping_ || !arrived_.empty() || !cancelled_.empty() || !calls_.empty() ||
-               !scheduler_.idle();
-      });
+      const Lock lock(mutex_);
+      while (!awake()) wake_.wait(mutex_);
       stop = stopping_;
     }
     take_in();
@@ -148,7 +153,7 @@ void Engine::take_in() {
   std::vector<uint64_t> cancelled;
   std::deque<std::function<void()>> calls;
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     arrived.swap(arrived_);
     cancelled.swap(cancelled_);
     calls.swap(calls_);
@@ -293,7 +298,7 @@ void Engine::end(uint64_t id, ReplyEvent event) {
   now_.read_again_tokens += usage.read_again;
   now_.generated_tokens += usage.generated;
   task.request.on_event(event);
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   if (--alive_ == 0) ended_.notify_all();
 }
 

@@ -1,18 +1,17 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "base/mutex.h"
 #include "engine/request.h"
 #include "engine/runner.h"
 #include "engine/scheduler.h"
@@ -93,6 +92,7 @@ class Engine {
   void write(Task& task, Job& job, In logits, ReplyEvent& event);
   void end(uint64_t id, ReplyEvent event);
   void publish();
+  bool awake() const SALA_REQUIRES(mutex_);
 
   Runner& runner_;
   const Tokenizer& tokenizer_;
@@ -101,16 +101,18 @@ class Engine {
   std::map<uint64_t, Task> tasks_;  ///< the engine's thread only
   Counters now_;                    ///< the engine's thread only
 
-  mutable std::mutex mutex_;
-  std::condition_variable wake_, ended_;
-  uint64_t next_id_ = 1;                            ///< the rest guarded by mutex_
-  std::vector<std::pair<uint64_t, Task>> arrived_;  ///< not seen by the loop yet
-  std::vector<uint64_t> cancelled_;
-  std::deque<std::function<void()>> calls_;
-  int64_t queue_ = 0;  ///< waiting, as of the last step
-  int64_t alive_ = 0;  ///< requests that have not ended
-  bool draining_ = false, stopping_ = false;
-  Counters counters_;
+  mutable Mutex mutex_;
+  Condition wake_, ended_;
+  uint64_t next_id_ SALA_GUARDED_BY(mutex_) = 1;
+  /// Not seen by the loop yet.
+  std::vector<std::pair<uint64_t, Task>> arrived_ SALA_GUARDED_BY(mutex_);
+  std::vector<uint64_t> cancelled_ SALA_GUARDED_BY(mutex_);
+  std::deque<std::function<void()>> calls_ SALA_GUARDED_BY(mutex_);
+  int64_t queue_ SALA_GUARDED_BY(mutex_) = 0;  ///< waiting, as of the last step
+  int64_t alive_ SALA_GUARDED_BY(mutex_) = 0;  ///< requests that have not ended
+  bool draining_ SALA_GUARDED_BY(mutex_) = false;
+  bool stopping_ SALA_GUARDED_BY(mutex_) = false;
+  Counters counters_ SALA_GUARDED_BY(mutex_);
   std::thread thread_;
 };
 

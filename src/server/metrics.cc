@@ -14,13 +14,13 @@ void Metrics::Histogram::add(double value) {
 }
 
 void Metrics::count_answer(int status) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   ++answers_[status];
 }
 
 void Metrics::count_reply(const ReplyEvent& last) {
   const Usage& u = last.usage;
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   ++replies_[last.finish ? std::string(name_of(*last.finish)) : "error"];
   if (u.generated == 0) return;
   first_token_.add(u.queue_seconds + u.prompt_seconds);
@@ -71,7 +71,7 @@ std::string Metrics::text(const Engine::Counters& e, const std::string& model) c
   one("counter", "sala:sample_seconds_total", "", "Seconds choosing tokens and telling.",
       e.sample_seconds);
 
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   const auto histogram = [&](const char* name, const char* alias, const char* help,
                              const Histogram& h) {
     for (const char* which : {name, alias}) {

@@ -3,9 +3,9 @@
 #include <array>
 #include <cstdint>
 #include <map>
-#include <mutex>
 #include <string>
 
+#include "base/mutex.h"
 #include "engine/engine.h"
 
 namespace sala {
@@ -30,10 +30,12 @@ class Metrics {
     void add(double value);
   };
 
-  mutable std::mutex mutex_;
-  std::map<int, int64_t> answers_;             ///< by status
-  std::map<std::string, int64_t> replies_;     ///< by why they ended
-  Histogram first_token_, per_token_, whole_;  ///< seconds
+  mutable Mutex mutex_;
+  std::map<int, int64_t> answers_ SALA_GUARDED_BY(mutex_);          ///< by status
+  std::map<std::string, int64_t> replies_ SALA_GUARDED_BY(mutex_);  ///< by why they ended
+  Histogram first_token_ SALA_GUARDED_BY(mutex_);                   ///< seconds
+  Histogram per_token_ SALA_GUARDED_BY(mutex_);
+  Histogram whole_ SALA_GUARDED_BY(mutex_);
 };
 
 }  // namespace sala

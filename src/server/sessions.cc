@@ -24,7 +24,7 @@ fs::path Sessions::dir(const std::string& name) const {
 }
 
 std::optional<NamedText> Sessions::find(const std::string& name) const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   const auto at = texts_.find(name);
   return at == texts_.end() ? std::nullopt : std::optional(at->second);
 }
@@ -35,7 +35,7 @@ bool Sessions::saved(const std::string& name) const {
 
 bool Sessions::add(const std::string& name, NamedText text) {
   if (saved(name)) return false;
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   if (texts_.size() >= kMost || texts_.contains(name)) return false;
   text.version = next_version_++;
   texts_[name] = std::move(text);
@@ -43,7 +43,7 @@ bool Sessions::add(const std::string& name, NamedText text) {
 }
 
 bool Sessions::replace(const std::string& name, uint64_t version, NamedText text) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   const auto at = texts_.find(name);
   if (at == texts_.end() || at->second.version != version) return false;
   text.version = next_version_++;
@@ -52,14 +52,14 @@ bool Sessions::replace(const std::string& name, uint64_t version, NamedText text
 }
 
 void Sessions::converse(const std::string& name, uint64_t version, std::vector<int> tokens) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   const auto at = texts_.find(name);
   if (at != texts_.end() && at->second.version == version) at->second.tokens = std::move(tokens);
 }
 
 void Sessions::remove(const std::string& name) {
   if (saved(name)) StoredSession::remove(dir(name));
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   texts_.erase(name);
 }
 
@@ -85,7 +85,7 @@ std::vector<Sessions::Entry> Sessions::list() const {
   std::set<std::string> names;
   for (std::string& name : session_names(options_.root)) names.insert(std::move(name));
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     for (const auto& [name, text] : texts_) names.insert(name);
   }
   std::vector<Entry> all;
@@ -125,7 +125,7 @@ void Sessions::load(const std::string& name, int64_t longest, const OnEngine& on
     const Hold hold = session.restore(runner, count);
     runner.cache().remember(hold, text.tokens);
   });
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   if (texts_.size() >= kMost && !texts_.contains(name))
     fail("there are {} sessions in memory; delete some", kMost);
   text.version = next_version_++;

@@ -4,11 +4,11 @@
 #include <filesystem>
 #include <functional>
 #include <map>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "base/mutex.h"
 #include "engine/session.h"
 
 namespace sala {
@@ -73,9 +73,9 @@ class Sessions {
   std::filesystem::path dir(const std::string& name) const;
 
   Options options_;
-  mutable std::mutex mutex_;
-  std::map<std::string, NamedText> texts_;  ///< guarded by mutex_
-  uint64_t next_version_ = 1;               ///< guarded by mutex_
+  mutable Mutex mutex_;
+  std::map<std::string, NamedText> texts_ SALA_GUARDED_BY(mutex_);
+  uint64_t next_version_ SALA_GUARDED_BY(mutex_) = 1;
 };
 
 }  // namespace sala

@@ -8,13 +8,13 @@
 #include <climits>
 #include <csignal>
 #include <fstream>
-#include <mutex>
 #include <string_view>
 #include <thread>
 #include <utility>
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/mutex.h"
 #include "engine/engine.h"
 #include "engine/session.h"
 #include "server/service.h"
@@ -90,7 +90,7 @@ constexpr std::pair<std::string_view, const char*> kShort[] = {
 class Log {
  public:
   void write(std::string line) {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     pollfd out{.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
     if (::poll(&out, 1, 0) != 1) {
       ++lost_;
@@ -103,8 +103,8 @@ class Log {
   }
 
  private:
-  std::mutex mutex_;
-  int64_t lost_ = 0;
+  Mutex mutex_;
+  int64_t lost_ SALA_GUARDED_BY(mutex_) = 0;
 };
 
 struct ServeCommand {

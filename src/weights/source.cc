@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <mutex>
 #include <numeric>
 
 #include "base/error.h"
+#include "base/mutex.h"
 #include "weights/decode.h"
 #include "weights/describe.h"
 #include "weights/join_quantised.h"
@@ -226,7 +226,7 @@ Weight WeightSource::pack_parts(const std::string& names, std::span<const Part> 
   if (sink != nullptr) matrix.type = type = sink->choose(matrix);
   if (sink != nullptr && !sink->take)
     return {.type = type, .rows = rows, .cols = cols, .paired = paired, .storage = {}};
-  std::mutex mutex;
+  Mutex mutex;
   std::optional<std::pair<const StoredTensor*, int64_t>> unsound;  // guarded by mutex
   const auto read_part = [&](const StoredTensor& from, int64_t first, std::span<WeightRow> block) {
     std::optional<int64_t> bad;
@@ -242,7 +242,7 @@ Weight WeightSource::pack_parts(const std::string& names, std::span<const Part> 
           bad = first + static_cast<int64_t>(i);
     }
     if (!bad) return;
-    const std::lock_guard lock(mutex);
+    const Lock lock(mutex);
     if (!unsound) unsound = {&from, *bad};
   };
   const RowsReader read = [&](int which, int64_t first, std::span<WeightRow> block) {
