@@ -1,17 +1,21 @@
 #!/usr/bin/env python3
 """`sala serve` with far more clients than it has room for, some of which vanish, stall, send garbage or far too much.
 
-  tests/overload_test.py [--seconds 6] [--clients 40] [--model MODEL] [--out bench/results/overload.json]
+  tests/overload_test.py [--seconds 6] [--clients 40] [--slots 4] [--queue 4] [--model MODEL] [--pin] [--obey]
+                         [--out FILE]
 
 Checks that every request gets an answer or a refusal that says when to come back, that nothing stays behind when the crowd
 has left, that memory is flat after a warm-up of a third of the time, and that the server ends well; a sanitizer's finding
-would change its exit status. Prints what it saw as JSON. Latencies are told and not judged. Without --model a tiny random
-one, which ctest uses.
+would change its exit status. Prints what it saw as JSON. Latencies are told and not judged: those of the clients, and the
+server's own account of them (queue, prompt and reply), which leaves out how long a client waits for its own processor. --pin
+gives the server the first core for itself; --obey has polite clients come back about when they were told to. Without --model a
+tiny random one, which ctest uses.
 """
 import argparse
 import collections
 import http.client
 import json
+import os
 import pathlib
 import random
 import re
@@ -27,7 +31,6 @@ import harness
 import tiny_model
 from server_test import Server
 
-SLOTS = 4  # sequences at a time; as many may wait
 FLAT = 0.02, 4 << 20  # what resident memory may grow by: a share, or bytes where that is less than an allocator's noise
 
 
@@ -49,16 +52,18 @@ def body(chooser, **fields):
 class Crowd:
     """Clients of all kinds, each a thread, until `end`; what they saw that is wrong is in `wrong`."""
 
-    def __init__(self, port, end, seed=1):
-        self.port, self.end, self.seed = port, end, seed
+    def __init__(self, port, end, obeys=False, seed=1):
+        self.port, self.end, self.obeys, self.seed = port, end, obeys, seed
         self.lock = threading.Lock()
-        self.seen, self.seconds, self.wrong = collections.Counter(), [], []
+        self.seen, self.seconds, self.served, self.wrong = collections.Counter(), [], [], []
 
-    def note(self, what, seconds=None):
+    def note(self, what, seconds=None, served=None):
         with self.lock:
             self.seen[what] += 1
             if seconds is not None:
                 self.seconds.append(seconds)
+            if served is not None:
+                self.served.append(served)
 
     def run(self, clients):
         kinds = [self.polite] * clients + [self.vanishing] * 4 + [self.stalling] * 4 + [self.babbling] * 2 + [self.giant]
@@ -91,15 +96,19 @@ class Crowd:
         text = answer.read().decode()
         connection.close()
         if answer.status == 200:
+            served = None
             if answer.headers["Content-Type"] == "application/json":
-                assert json.loads(text)["usage"]["completion_tokens"] == 24, text
+                reply = json.loads(text)
+                assert reply["usage"]["completion_tokens"] == 24, text
+                served = sum(reply["timings"][part] for part in ("queue_ms", "prompt_ms", "predicted_ms")) / 1000
             else:
                 assert text.endswith("data: [DONE]\n\n") and '"finish_reason":"length"' in text.replace(": ", ":"), text
-            self.note("answered", time.monotonic() - start)
+            self.note("answered", time.monotonic() - start, served)
         else:
-            assert answer.status in (429, 503) and int(answer.headers["Retry-After"]) > 0, f"{answer.status}: {text}"
+            told = int(answer.headers["Retry-After"] or 0)
+            assert answer.status in (429, 503) and told > 0, f"{answer.status}: {text}"
             self.note("refused")
-            time.sleep(0.05 + 0.1 * chooser.random())  # less than it was told
+            time.sleep((told if self.obeys else 0.1) * (0.5 + chooser.random()))
 
     def vanishing(self, chooser):
         with self.connect() as client:
@@ -151,16 +160,26 @@ class Crowd:
         time.sleep(0.3)
 
 
-def measure(model, seconds, clients):
-    with Server(model, "--ctx-size", 4096, "--parallel", SLOTS, "--queue", SLOTS, "--quiet") as server:
+def pin(server):
+    """The first core for the server, the others for us."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    for thread in pathlib.Path(f"/proc/{server}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {first})
+    os.sched_setaffinity(0, others)
+
+
+def measure(model, a):
+    with Server(model, "--ctx-size", 4096, "--parallel", a.slots, "--queue", a.queue, "--quiet") as server:
         pid, ask = server.process.pid, {"seed": 3, "temperature": 1.0}
+        if a.pin:
+            pin(pid)
         want = server.chat(**ask)["choices"]
         alone = Crowd(server.port, 0)
-        for i in range(10):
+        for i in range(20):
             alone.polite(random.Random(i))
 
-        crowd = Crowd(server.port, time.monotonic() + seconds)
-        running = threading.Thread(target=crowd.run, args=(clients,))
+        crowd = Crowd(server.port, time.monotonic() + a.seconds, a.obey)
+        running = threading.Thread(target=crowd.run, args=(a.clients,))
         memory = []
         running.start()
         while running.is_alive():
@@ -186,17 +205,23 @@ def measure(model, seconds, clients):
             if crowd.seen[what] == 0:
                 raise AssertionError(f"nobody {what}: this was no overload: {crowd.seen}")
         at = lambda values, share: round(sorted(values)[int(share * (len(values) - 1))], 4)  # noqa: E731
-        return {"seconds": seconds, "clients": clients, "slots": SLOTS, "queue": SLOTS, "seen": dict(crowd.seen),
+        return {"seconds": a.seconds, "clients": a.clients, "slots": a.slots, "queue": a.queue, "seen": dict(crowd.seen),
                 "resident_bytes": {"warm": int(warm), "end": int(last), "growth": round(last / warm - 1, 4), "peak": max(memory)},
                 "latency_seconds": {"alone_p50": at(alone.seconds, 0.5), "admitted_p50": at(crowd.seconds, 0.5),
-                                    "admitted_p95": at(crowd.seconds, 0.95)}}
+                                    "admitted_p95": at(crowd.seconds, 0.95)},
+                "served_seconds": {"alone_p50": at(alone.served, 0.5), "admitted_p50": at(crowd.served, 0.5),
+                                   "admitted_p95": at(crowd.served, 0.95)}}
 
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--seconds", type=float, default=6)
     ap.add_argument("--clients", type=int, default=40)
+    ap.add_argument("--slots", type=int, default=4, help="sequences at a time")
+    ap.add_argument("--queue", type=int, default=4, help="how many may wait")
     ap.add_argument("--model", type=pathlib.Path)
+    ap.add_argument("--pin", action="store_true")
+    ap.add_argument("--obey", action="store_true")
     ap.add_argument("--out", type=pathlib.Path)
     a = ap.parse_args()
     if not harness.PROGRAM.exists():
@@ -206,7 +231,7 @@ def main():
         if model is None:
             model = pathlib.Path(scratch) / "tiny"
             tiny_model.make(model)
-        result = {"model": model.name} | measure(model, a.seconds, a.clients)
+        result = {"model": model.name} | measure(model, a)
     print(json.dumps(result, indent=1))
     if a.out:
         a.out.write_text(json.dumps(result, indent=1) + "\n")
