@@ -45,10 +45,11 @@ def seconds_to_first_token(length, steps):
 
 
 def crossing(a, b):
-    """The shortest length, by thousands, from which on a is sooner than b; None if it never is."""
-    last = min(max(a), max(b))
-    sooner = [n for n in range(1024, last + 1, 1024) if seconds_to_first_token(n, a) >= seconds_to_first_token(n, b)]
-    return None if sooner and sooner[-1] == last // 1024 * 1024 else (sooner[-1] + 1024 if sooner else 0)
+    """The shortest length, in steps of 1,024, from which on a is sooner than b; None if it never is."""
+    lengths = range(1024, min(max(a), max(b)) + 1, 1024)
+    later = [n for n in lengths if seconds_to_first_token(n, a) >= seconds_to_first_token(n, b)]
+    start = later[-1] + 1024 if later else lengths[0]
+    return start if start in lengths else None
 
 
 def check(options):

@@ -135,6 +135,11 @@ def log_softmax(x):
     return x - np.log(np.exp(x).sum(1, keepdims=True, dtype=np.float64)).astype(np.float32)
 
 
+def divergence(p, q):
+    """KL(p || q) of each row of log probabilities, nats."""
+    return (np.exp(p) * (p - q)).sum(1, dtype=np.float64)
+
+
 class Sala:
     def __init__(self, program, scratch):
         self.program, self.scratch = program, scratch
@@ -177,7 +182,7 @@ def main():
             kl, same, loss = [], [], []
             for i, q in sala.log_probabilities(model, texts, compute):
                 p = exact[i]
-                kl.append((np.exp(p) * (p - q)).sum(1, dtype=np.float64))
+                kl.append(divergence(p, q))
                 same.append(p.argmax(1) == q.argmax(1))
                 loss.append(-q[np.arange(len(q)), texts[i][1:]])
             kl, same, loss = (np.concatenate(x) for x in (kl, same, loss))

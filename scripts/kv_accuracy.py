@@ -17,7 +17,7 @@ import tempfile
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from accuracy import ROOT, Sala, log_softmax  # noqa: E402
+from accuracy import ROOT, Sala, divergence, log_softmax  # noqa: E402
 
 TASKS = "niah_single_1", "niah_single_2"
 
@@ -59,7 +59,7 @@ def main():
         print("|---|---|---|---|---|---|---|")
         for kv in ["f32", *options.kv.split(",")]:
             q, got = (p, want) if kv == "f32" else read(sala, options.model, kv)
-            kl = (np.exp(p) * (p - q)).sum(1, dtype=np.float64)
+            kl = divergence(p, q)
             same = sum(len(want[at] & got[at]) for at in want) / sum(map(len, want.values()))
             found = " | ".join(f"{share:.2f}" for share in needles(sala, options.model, kv, options))
             print(f"| {kv} | {kl.mean():.5f} | {np.quantile(kl, 0.99):.4f} | {(p.argmax(1) == q.argmax(1)).mean():.1%} | {same:.2%} | "

@@ -15,6 +15,7 @@ import struct
 
 import numpy as np
 
+CONFIG = pathlib.Path(__file__).resolve().parent.parent / "bench" / "configs" / "minicpm_sala_9b.json"
 HIDDEN, MLP, HEADS, KV_HEADS, HEAD = 4096, 16384, 32, 2, 128
 
 
@@ -42,16 +43,9 @@ def bf16(x):
 
 
 def config(mixers, vocab):
-    return dict(architectures=["MiniCPMSALAForCausalLM"], model_type="minicpm_sala", vocab_size=vocab, hidden_size=HIDDEN,
-                intermediate_size=MLP, num_hidden_layers=len(mixers), num_attention_heads=HEADS,
-                num_key_value_heads=KV_HEADS, head_dim=HEAD, lightning_nh=HEADS, lightning_nkv=HEADS,
-                lightning_head_dim=HEAD, lightning_scale="1/sqrt(d)", lightning_use_rope=True, attn_use_rope=False,
-                qk_norm=True, use_output_gate=True, use_output_norm=True, hidden_act="silu", rms_norm_eps=1e-6,
-                rope_theta=10000.0, rope_scaling=None, max_position_embeddings=524288, scale_emb=12, scale_depth=1.4,
-                dim_model_base=256, tie_word_embeddings=False, bos_token_id=1, eos_token_id=[2],
-                sparse_config=dict(kernel_size=32, kernel_stride=16, init_blocks=1, block_size=64, window_size=2048,
-                                   topk=64, use_nope=False, dense_len=8192),
-                mixer_types=["lightning-attn" if m == "L" else "minicpm4" for m in mixers])
+    """The released model's configuration, cut to these layers and this vocabulary."""
+    return json.loads(CONFIG.read_text()) | dict(num_hidden_layers=len(mixers), vocab_size=vocab,
+                                                 mixer_types=["lightning-attn" if m == "L" else "minicpm4" for m in mixers])
 
 
 def main():

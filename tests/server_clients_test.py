@@ -53,7 +53,8 @@ class Clients(WithModel):
         # It asks for as many tokens as there may be and waits a bounded time: few fit, and sanitizers get time for those.
         with self.serve("fuzzed", context=512) as server:
             said = self.must(tool, "run", f"http://127.0.0.1:{server.port}/openapi.json", "--checks", checks, "--seed", 1,
-                             "--request-timeout", 60, "--phases", "coverage,fuzzing", "--max-examples", 200 if harness.FULL else 5, "--suppress-health-check", "all")
+                             "--request-timeout", 60, "--phases", "coverage,fuzzing",
+                             "--max-examples", 200 if harness.FULL else 5, "--suppress-health-check", "all")
             self.assertRegex(said, r"Tested: *2\d")
 
     def test_lm_eval(self):

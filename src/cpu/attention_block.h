@@ -36,6 +36,18 @@ struct AttendedBlock {
   float* grid = nullptr;     ///< scratch [grid_rows][page_lanes]: of the keys, then of the values
 };
 
+// In f32 (attention_block.cc).
+
+/// Adds the block to the softmax of its rows.
+void attend(const AttendedBlock& block);
+/// Turns scores [rows][page_lanes] into weights exp(score * scale - largest); updates largest and
+/// sum, and leaves in `rescale` what values of before are to be multiplied with.
+void weigh(const AttendedBlock& block);
+/// Adds a finished segment of `rows` rows to the total.
+void merge(const Softmax& segment, const Softmax& total, int64_t rows, int64_t head_dim);
+/// o [head_dim] = values / sum of one row, times sigmoid(gate) where a gate [head_dim] is given.
+void finish_row(const Softmax& total, int64_t row, int64_t head_dim, const float* gate, float* o);
+
 // On pairs of bf16 (attention_bf16.cc; x86-64 with vpdpbf16ps): scores = q K^T, and values = values
 // * rescale + weights V with the weights in `scores`, which are left rounded.
 void bf16_scores(const AttendedBlock& block);

@@ -13,8 +13,8 @@
 // of these fit 16 bits: sums of 32 columns, which vpmaddwd then widens. A code of 8 bits is two
 // nibbles with sums of their own; vpmaddwd widens those of the high ones times 16.
 //
-// A tile keeps the 16-bit sums of rows x outputs in eight registers, so that a step's loads, one
-// for a vector of weights and one broadcast a row, are fewer than its products.
+// A tile keeps the 16-bit sums of rows x outputs in at most eight registers, so that a step's
+// loads, one for a vector of weights and one broadcast a row, are fewer than its products.
 
 namespace sala::cpu {
 namespace {
@@ -161,14 +161,14 @@ template <Source kSource, int kColumns, int R, int V>
       if constexpr (!decoded(kSource))
         for (int line = first % 2 * 32; line < 32 * V; line += 64)
           _mm_prefetch(codes + kAhead256 + line, _MM_HINT_T0);
-      const Nibbles<V> w4 = load_nibbles<kSource>(codes, vectors);
+      const Nibbles<V> step = load_nibbles<kSource>(codes, vectors);
       if constexpr (narrow(kSource)) {
-        add_quad<V>(w4.first, x, sum, tile);
-        add_quad<V>(w4.second, x + R, sum, tile);
+        add_quad<V>(step.first, x, sum, tile);
+        add_quad<V>(step.second, x + R, sum, tile);
         x += 2 * R;
       } else {
-        add_quad<V>(w4.first, x, sum, tile);
-        add_quad<V>(w4.second, x, high, tile);
+        add_quad<V>(step.first, x, sum, tile);
+        add_quad<V>(step.second, x, high, tile);
         x += R;
       }
     }
@@ -187,7 +187,7 @@ template <Source kSource, int kColumns, int R>
   constexpr int kScaleBytes = 2 * scale_bytes(kSource) * kPanel;
   constexpr int kGroupBytes = kScaleBytes + kPanel * kColumns / (nibbles(kSource) ? 2 : 1);
   constexpr int kSums = narrow(kSource) ? 1 : 2;  // registers of an output vector of a row
-  constexpr int V = std::min(kPanel / 8, R == 3 ? 2 / kSums : 8 / (R * kSums));
+  constexpr int V = std::min(kPanel / 8, 8 / (R * kSums));
   const auto* x = static_cast<const int32_t*>(tile.x);
   const float* scales = tile.scales;
   const std::byte* super = w;  // scales of the first level, where there are two
