@@ -22,9 +22,11 @@ done
 
 missing=()
 if command -v dpkg-query > /dev/null; then
+  architecture=$(dpkg --print-architecture)
   for package in "${packages[@]}"; do
-    state=$(dpkg-query -W -f='${db:Status-Status}' "$package" 2> /dev/null || true)
-    [[ $state == installed ]] || missing+=("$package")
+    # A line for each architecture that has it: another machine's does not help.
+    states=$(dpkg-query -W -f='${Architecture} ${db:Status-Status}\n' "$package" 2> /dev/null || true)
+    grep -qxE "(all|$architecture) installed" <<< "$states" || missing+=("$package")
   done
 else
   echo "This is not Debian: make sure that you have what these Debian 12 packages contain: ${packages[*]}" >&2
