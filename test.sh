@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # ./test.sh: builds build/release and runs every test: units, the program against the reference, text oracles, bad input.
-# ./test.sh --all: also clang 19 with thread-safety analysis, the sanitizers, 10 s of each fuzz target, the format.
+# ./test.sh --all: also clang 19 with thread-safety analysis and the sanitizers, 10 s of each fuzz target, the format.
 # The last line counts: N passed, N failed, N skipped. Exit status 1 if anything failed.
 set -uo pipefail
 cd "$(dirname "$0")"
@@ -76,7 +76,7 @@ fuzz() {
   scratch=$(mktemp -d)
   mkdir -p "$corpus"
   # The scratch folder comes first: what is found goes there, the kept corpus stays as it is.
-  ASAN_OPTIONS=detect_leaks=0 "build/fuzz/fuzz/$target" -max_total_time=10 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+  ASAN_OPTIONS=detect_leaks=0 "build/asan/fuzz/$target" -max_total_time=10 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
     -artifact_prefix="$PWD/$results/$target-" "$scratch" "$corpus"
   local status=$?
   rm -rf "$scratch"
@@ -94,21 +94,17 @@ large='long_|released|IsTheProductOfTheRoundedActivations|cpu_baseline'
 
 if [[ $all == yes ]]; then
   step format format
-  # What clang finds while it compiles; the same tests run in two builds of g++.
-  step clang-build scripts/build.sh clang all -- -DSALA_TESTS=ON
   if step asan-build scripts/build.sh asan all -- -DSALA_TESTS=ON; then
     tests asan -L 'unit|cli' -E "$large"
+    for target in build/asan/fuzz/fuzz_*; do
+      step "$(basename "$target")" fuzz "$(basename "$target")"
+    done
   fi
   # Threads share work in the pool, in the kernels and in the steps above them; and a server has many clients.
   threaded=(parallel_test matmul_test attention_test select_test lightning_test norm_rope_test invariance_test engine_test
             http_test sala)
   if step tsan-build scripts/build.sh tsan "${threaded[@]}" -- -DSALA_TESTS=ON; then
     tests tsan -L 'unit|cli' -R '^(base|engine)[.]|^server[.]Http|^cpu[.].*(threads|Alone)|^overload$' -E "$large"
-  fi
-  if step fuzz-build scripts/build.sh fuzz fuzzers -- -DSALA_TESTS=OFF; then
-    for target in build/fuzz/fuzz/fuzz_*; do
-      step "$(basename "$target")" fuzz "$(basename "$target")"
-    done
   fi
 fi
 

@@ -15,6 +15,8 @@ done
 
 if command -v ccache > /dev/null; then
   export CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_C_COMPILER_LAUNCHER=ccache
+  # What one checkout compiled serves the others: paths count from the checkout's root.
+  export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 fi
 if [[ ! -f build/$preset/build.ninja ]] || (($#)); then
   cmake --preset "$preset" "$@"

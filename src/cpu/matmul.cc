@@ -230,16 +230,19 @@ void sum_block(const Job& job, int64_t panel, int64_t panels, int64_t begin, int
         prefetch_part(next, t - begin, end - begin);
         const int64_t first = job.tile_begin(t);
         const int64_t rows = job.tile_begin(t + 1) - first;
-        const Tile tile{.rows = static_cast<int>(rows),
-                        .panels = static_cast<int>(panels / passes),
-                        .x = job.packed + first * job.row_units + k / job.unit_columns * rows,
-                        .scales = job.scales + (first * job.groups + k / job.group * rows) * 2,
-                        .w = w,
-                        .panel_stride = job.w.panel_bytes(),
-                        .count = count,
-                        .c = space.c + (first - row0) * job.c_stride + p * kPanel,
-                        .c_stride = job.c_stride,
-                        .fresh = k == 0};
+        const Tile tile{
+            .rows = static_cast<int>(rows),
+            .panels = static_cast<int>(panels / passes),
+            .x = job.packed + first * job.row_units + k / job.unit_columns * rows,
+            .scales = job.scales == nullptr
+                          ? nullptr
+                          : job.scales + (first * job.groups + k / job.group * rows) * 2,
+            .w = w,
+            .panel_stride = job.w.panel_bytes(),
+            .count = count,
+            .c = space.c + (first - row0) * job.c_stride + p * kPanel,
+            .c_stride = job.c_stride,
+            .fresh = k == 0};
         (job.stream ? job.kernels.stream : job.kernels.block)(tile);
       }
     }
