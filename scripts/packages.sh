@@ -13,7 +13,7 @@ for group in "$@"; do
     build) packages+=(g++ cmake ninja-build libfmt-dev nlohmann-json3-dev libcli11-dev libhwy-dev libpcre2-dev
                       libutf8proc-dev libedit-dev libxxhash-dev libboost1.81-dev pkg-config) ;;
     fetch) packages+=(python3 python3-venv ca-certificates) ;;
-    test) packages+=(libgtest-dev python3 python3-numpy python3-venv git) ;;
+    test) packages+=(libgtest-dev libboost-context1.81-dev python3 python3-numpy python3-venv git) ;;
     halo) packages+=(libtorch-dev libopenblas0-pthread) ;;
     all) packages+=(clang-19 libclang-rt-19-dev clang-format-19 haproxy) ;;
     *) echo "packages.sh: unknown group \"$group\"" >&2; exit 2 ;;

@@ -13,6 +13,7 @@
 
 #include "cpu/device.h"
 #include "cpu/isa.h"
+#include "cuda/device.h"
 #include "ops/device.h"
 #include "ops/math.h"
 
@@ -323,15 +324,18 @@ struct Field {
   int64_t bytes = 0;
 };
 
+inline constexpr int kReference = 0, kCuda = -1;
+
 /// A device under test.
 struct Target {
   std::string name;
-  int threads = 0;  ///< of the CPU backend; 0 is the reference backend
+  int threads = kReference;  ///< of the CPU backend; kReference and kCuda are the other backends
   cpu::Isa isa = cpu::Isa::avx512;
   bool bf16 = false;  ///< bf16 arithmetic where it is there, fast or not
 
   std::unique_ptr<Device> open() const {
-    return threads == 0 ? open_reference() : open_cpu(threads);
+    if (threads == kCuda) return open_cuda();
+    return threads == kReference ? open_reference() : open_cpu(threads);
   }
 };
 
@@ -344,9 +348,12 @@ inline std::vector<Target> cpu_targets() {
           {"cpu_avx2", 2, cpu::Isa::avx2},
           {"cpu_baseline", 1, cpu::Isa::baseline}};
 }
+/// The CUDA backend's kernels, under emulation (src/cuda/emulation).
+inline Target cuda_target() { return {"cuda_emulated", kCuda}; }
 inline std::vector<Target> targets() {
   std::vector<Target> all = cpu_targets();
   all.push_back({"reference"});
+  all.push_back(cuda_target());
   return all;
 }
 

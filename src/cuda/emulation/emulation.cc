@@ -1,0 +1,188 @@
+#include "cuda/emulation/emulation.h"
+
+#include <boost/context/fiber.hpp>
+#include <boost/context/pooled_fixedsize_stack.hpp>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "base/error.h"
+#include "base/random.h"
+
+namespace sala::cuda::emulation {
+
+Place place;
+
+namespace {
+
+namespace context = boost::context;
+
+constexpr size_t kStack = 64 << 10;
+
+enum class Wait : uint8_t { none, warp, block, for_ever };
+
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
+struct Thread {
+  context::fiber fiber;
+  Index3 index;
+  Wait wait = Wait::none;
+  int warp_operations = 0;
+  std::vector<Copy> copies;              // not yet committed
+  std::deque<std::vector<Copy>> groups;  // committed, oldest first
+};
+
+struct Warp {
+  std::byte gifts[2][kWarp * 32];
+  int waiting = 0;
+};
+
+/// The block that runs now.
+struct Block {
+  std::vector<Thread> threads;
+  std::vector<Warp> warps;
+  std::unique_ptr<std::byte[]> shared;
+  context::fiber scheduler;
+  size_t current = 0;
+  size_t waiting = 0, ended = 0;  // threads
+  uint64_t seed = 0, phase = 0;
+};
+
+Block* running = nullptr;
+uint64_t launches = 0;
+
+Thread& self() { return running->threads[running->current]; }
+
+void yield(Wait wait) {
+  self().wait = wait;
+  running->scheduler = std::move(running->scheduler).resume();
+}
+
+/// Lets thread `i` run until it waits or ends.
+void resume(Block& block, size_t i) {
+  block.current = i;
+  Thread& thread = block.threads[i];
+  place.thread = thread.index;
+  thread.fiber = std::move(thread.fiber).resume();
+}
+
+void release(Block& block, Wait wait, size_t begin, size_t end) {
+  for (size_t i = begin; i < end; ++i)
+    if (block.threads[i].wait == wait) block.threads[i].wait = Wait::none;
+}
+
+/// Runs every thread that can, in one direction, and releases whoever waited for them.
+bool pass(Block& block) {
+  const size_t count = block.threads.size();
+  const bool ascending = random_bits(block.seed, block.phase) % 2 == 0;
+  bool moved = false;
+  for (size_t n = 0; n < count; ++n) {
+    const size_t i = ascending ? n : count - 1 - n;
+    if (block.threads[i].wait != Wait::none) continue;
+    resume(block, i);
+    moved = true;
+  }
+  for (size_t w = 0; w < block.warps.size(); ++w)
+    if (block.warps[w].waiting == kWarp) {
+      block.warps[w].waiting = 0;
+      release(block, Wait::warp, w * kWarp, (w + 1) * kWarp);
+      moved = true;
+    }
+  if (block.waiting > 0 && block.waiting + block.ended == count) {
+    block.waiting = 0;
+    ++block.phase;
+    release(block, Wait::block, 0, count);
+    moved = true;
+  }
+  return moved;
+}
+
+void run_block(Block& block, Index3 dim, const std::function<void()>& body) {
+  for (size_t i = 0; i < block.threads.size(); ++i) {
+    Thread& thread = block.threads[i];
+    const auto n = static_cast<unsigned>(i);
+    thread.index = {n % dim.x, n / dim.x % dim.y, n / dim.x / dim.y};
+    thread.fiber = context::fiber(std::allocator_arg, context::fixedsize_stack(kStack),
+                                  [&body](context::fiber&& scheduler) {
+                                    running->scheduler = std::move(scheduler);
+                                    body();
+                                    wait_copies(0);
+                                    ++running->ended;
+                                    self().wait = Wait::for_ever;
+                                    return std::move(running->scheduler);
+                                  });
+  }
+  while (block.ended < block.threads.size())
+    SALA_CHECK(pass(block),
+               "emulated kernel hangs in block {} {} {}: {} of {} threads wait at a barrier of the "
+               "block, {} have ended, the rest at one of a warp",
+               place.block.x, place.block.y, place.block.z, block.waiting, block.threads.size(),
+               block.ended);
+}
+
+}  // namespace
+
+void run(Index3 grid, Index3 dim, size_t shared, const std::function<void()>& thread) {
+  SALA_CHECK(running == nullptr, "a kernel launches another");
+  const size_t threads = static_cast<size_t>(dim.x) * dim.y * dim.z;
+  SALA_CHECK(threads > 0 && threads <= 1024 && threads % kWarp == 0, "{} threads in a block",
+             threads);
+  const uint64_t launch = launches++;
+  for (unsigned z = 0; z < grid.z; ++z)
+    for (unsigned y = 0; y < grid.y; ++y)
+      for (unsigned x = 0; x < grid.x; ++x) {
+        Block block;
+        block.threads.resize(threads);
+        block.warps.resize(threads / kWarp);
+        block.shared = std::make_unique<std::byte[]>(shared);
+        std::memset(block.shared.get(), 0xFF, shared);
+        block.seed = random_bits(launch, (static_cast<uint64_t>(z) * grid.y + y) * grid.x + x);
+        place = {.thread = {}, .block = {x, y, z}, .block_dim = dim, .grid_dim = grid};
+        running = &block;
+        run_block(block, dim, thread);
+        running = nullptr;
+      }
+}
+
+std::byte* shared_memory() { return running->shared.get(); }
+
+int lane() { return static_cast<int>(running->current % kWarp); }
+
+void block_barrier() {
+  ++running->waiting;
+  yield(Wait::block);
+}
+
+const std::byte* exchange(const void* value, size_t bytes) {
+  Thread& thread = self();
+  Warp& warp = running->warps[running->current / kWarp];
+  std::byte* gifts = warp.gifts[thread.warp_operations++ % 2];
+  std::memcpy(gifts + 32 * lane(), value, bytes);
+  ++warp.waiting;
+  yield(Wait::warp);
+  return gifts;
+}
+
+void copy_later(void* to, const void* from, size_t bytes) {
+  self().copies.push_back({to, from, bytes});
+}
+
+void commit_copies() {
+  Thread& thread = self();
+  thread.groups.push_back(std::move(thread.copies));
+  thread.copies.clear();
+}
+
+void wait_copies(int groups_left) {
+  Thread& thread = self();
+  while (static_cast<int>(thread.groups.size()) > groups_left) {
+    for (const Copy& copy : thread.groups.front()) std::memcpy(copy.to, copy.from, copy.bytes);
+    thread.groups.pop_front();
+  }
+}
+
+}  // namespace sala::cuda::emulation

@@ -1,0 +1,120 @@
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+/// CUDA's execution model on the host, for tests without a GPU: kernels are compiled by the host's
+/// compiler, the threads of a block are fibers, blocks run one after the other.
+///
+/// What is found that a GPU would not tell: a missing barrier (after every barrier the threads run
+/// in ascending or descending order, by turns of a seed, each until it waits), shared memory that
+/// nobody wrote (NaN in every block), reads of asynchronous copies before they were waited for
+/// (they are made then), barriers that some threads of a warp or block never reach (panic), and
+/// with the address sanitizer everything outside a buffer.
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+namespace sala::cuda {
+
+struct Index3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+namespace emulation {
+
+inline constexpr int kWarp = 32;
+
+/// Where the thread that runs now is.
+struct Place {
+  Index3 thread, block, block_dim, grid_dim;
+};
+extern Place place;
+
+/// Runs `thread` for each thread of each block, with `shared` bytes of shared memory. Panics when
+/// threads wait for each other for ever.
+void run(Index3 grid, Index3 block, size_t shared, const std::function<void()>& thread);
+
+/// The shared memory of the block that runs now.
+std::byte* shared_memory();
+void block_barrier();
+/// Gives `value` (at most 32 bytes) to the warp and waits until all 32 lanes have; returns what
+/// they gave, `lane` after `lane` 32 bytes apart, valid until the thread's second warp operation
+/// from here.
+const std::byte* exchange(const void* value, size_t bytes);
+/// An asynchronous copy of this thread, made when a wait asks for it.
+void copy_later(void* to, const void* from, size_t bytes);
+void commit_copies();
+void wait_copies(int groups_left);
+
+int lane();
+
+template <class T>
+T from_lane(const std::byte* gifts, int lane) {
+  T value;
+  std::memcpy(&value, gifts + 32 * lane, sizeof(T));
+  return value;
+}
+
+}  // namespace emulation
+}  // namespace sala::cuda
+
+#define threadIdx (::sala::cuda::emulation::place.thread)
+#define blockIdx (::sala::cuda::emulation::place.block)
+#define blockDim (::sala::cuda::emulation::place.block_dim)
+#define gridDim (::sala::cuda::emulation::place.grid_dim)
+
+inline void __syncthreads() { ::sala::cuda::emulation::block_barrier(); }
+inline void __syncwarp() {
+  const char nothing = 0;
+  ::sala::cuda::emulation::exchange(&nothing, 1);
+}
+
+template <class T>
+T __shfl_sync(unsigned, T value, int lane) {
+  using namespace ::sala::cuda::emulation;
+  return from_lane<T>(exchange(&value, sizeof(T)), lane & 31);
+}
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+  using namespace ::sala::cuda::emulation;
+  return from_lane<T>(exchange(&value, sizeof(T)), lane() ^ mask);
+}
+template <class T>
+T __shfl_down_sync(unsigned, T value, int delta) {
+  using namespace ::sala::cuda::emulation;
+  const std::byte* gifts = exchange(&value, sizeof(T));
+  return from_lane<T>(gifts, lane() + delta < kWarp ? lane() + delta : lane());
+}
+template <class T>
+T __shfl_up_sync(unsigned, T value, int delta) {
+  using namespace ::sala::cuda::emulation;
+  const std::byte* gifts = exchange(&value, sizeof(T));
+  return from_lane<T>(gifts, lane() >= delta ? lane() - delta : lane());
+}
+inline unsigned __ballot_sync(unsigned, bool vote) {
+  using namespace ::sala::cuda::emulation;
+  const std::byte* gifts = exchange(&vote, sizeof(vote));
+  unsigned votes = 0;
+  for (int i = 0; i < kWarp; ++i) votes |= (from_lane<bool>(gifts, i) ? 1u : 0u) << i;
+  return votes;
+}
+inline bool __any_sync(unsigned mask, bool vote) { return __ballot_sync(mask, vote) != 0; }
+inline bool __all_sync(unsigned mask, bool vote) { return __ballot_sync(mask, vote) == 0xFFFFFFFF; }
+
+/// Atomics: blocks and fibers take turns, so that plain code is one.
+template <class T>
+T atomicAdd(T* at, T value) {
+  const T old = *at;
+  *at = old + value;
+  return old;
+}
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }

@@ -1,0 +1,8 @@
+#include "cuda/device.h"
+#include "cuda/kernels.h"
+
+namespace sala::cuda {
+
+Ops cuda_ops() { return {.embed = embed}; }
+
+}  // namespace sala::cuda
