@@ -26,7 +26,7 @@ TEST_P(NormRope, EmbedTakesScaledRows) {
 TEST_P(NormRope, ResidualNormAddsThenNormalises) {
   Random random(2);
   for (const int64_t T : {1, 2, 7, 33})
-    for (const int64_t D : {1, 7, 16, 33, 257, 4096}) {
+    for (const int64_t D : {1, 7, 16, 33, 257, 4096, 5003}) {
       SCOPED_TRACE(fmt::format("{} x {}", T, D));
       const Tensor w = random.tensor({D});
       const Strided a(random.tensor({T, D}), 3);
@@ -104,7 +104,7 @@ struct Heads {
 TEST_P(NormRope, QkNormRopeNormalisesThenTurns) {
   Random random(3);
   for (const auto [heads, d] :
-       {Heads{4, 8}, Heads{3, 64}, Heads{2, 128}, Heads{1, 36}, Heads{5, 2}})
+       {Heads{4, 8}, Heads{3, 64}, Heads{2, 128}, Heads{1, 36}, Heads{5, 2}, Heads{2, 182}})
     for (const int64_t T : {1, 2, 7, 33})
       for (const bool norm : {false, true})
         for (const bool turn : {false, true}) {
@@ -154,7 +154,8 @@ TEST_P(NormRopeRows, DependOnThemselvesAlone) {
   Random random(5);
   constexpr int64_t T = 67;
   constexpr int64_t D = 6 * 40;
-  const std::unique_ptr<Device> alone = open_cpu(1);
+  const bool cuda = GetParam().threads == kCuda;
+  const std::unique_ptr<Device> alone = cuda ? open_cuda() : open_cpu(1);
   const Tensor w = random.tensor({D});
   const Tensor head_w = random.tensor({40});
   const Tensor a = random.tensor({T, D});
@@ -185,7 +186,13 @@ TEST_P(NormRopeRows, DependOnThemselvesAlone) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, NormRopeRows, testing::ValuesIn(cpu_targets()), name_of_target);
+std::vector<Target> targets_with_rows() {
+  std::vector<Target> all = cpu_targets();
+  all.push_back(cuda_target());
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(Devices, NormRopeRows, testing::ValuesIn(targets_with_rows()),
+                         name_of_target);
 
 }  // namespace
 }  // namespace sala::test
