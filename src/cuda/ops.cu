@@ -9,7 +9,8 @@ Ops cuda_ops() {
           .rope_table = rope_table,
           .qk_norm_rope = qk_norm_rope,
           .kv_append = kv_append,
-          .compress_keys = compress_keys};
+          .compress_keys = compress_keys,
+          .lightning = lightning};
 }
 
 }  // namespace sala::cuda
