@@ -224,7 +224,7 @@ __device__ inline float key_at(const KvPages& pages, const KvHead& head, int t, 
 /// A block is one token of the step and one kv head: it makes the window that ends there, where one
 /// does. A thread sums channels, token by token.
 template <KvType kType>
-__global__ void __launch_bounds__(kWindowThreads)
+__global__ void __launch_bounds__(kWindowThreads, 8)
     compress_window(StepTokens step, KvPages pages, CompressedKeys keys) {
   const int64_t t = blockIdx.x, g = blockIdx.y;
   const int32_t last = step.positions[t];

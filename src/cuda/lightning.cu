@@ -68,6 +68,7 @@ __device__ inline int fours(int d) { return (d + 3) / 4; }
 __device__ inline void load_rows(float (*to)[kRow], const float* from, int64_t stride, int count,
                                  int d) {
   for (int r = warp_of(); r < count; r += kWarps)
+#pragma unroll 4
     for (int c = lane_of(); c < 4 * fours(d); c += kWarpThreads)
       to[r][c] = c < d ? from[r * stride + c] : 0.0f;
 }
@@ -98,7 +99,7 @@ __device__ inline void load_keys(const Mix& mix, const Place& at, Shared& s, int
 /// sums[r] = the chain over c of q[row + r][c] state[c][lane].
 template <int kRows>
 __device__ inline void multiply_state(const Shared& s, int row, int d, float (&sums)[kRows]) {
-#pragma unroll 4
+#pragma unroll 2
   for (int c = 0; c < 4 * fours(d); c += 4) {
     const float s0 = s.state[c][lane_of()], s1 = s.state[c + 1][lane_of()];
     const float s2 = s.state[c + 2][lane_of()], s3 = s.state[c + 3][lane_of()];
@@ -115,7 +116,7 @@ __device__ inline void multiply_state(const Shared& s, int row, int d, float (&s
 template <int kRows>
 __device__ inline void multiply_keys(Shared& s, int row, int d, int ahead) {
   float sums[kRows] = {};
-#pragma unroll 4
+#pragma unroll 2
   for (int c = 0; c < 4 * fours(d); c += 4) {
     const float4 k = *reinterpret_cast<const float4*>(&s.keys[lane_of()][c]);
 #pragma unroll
@@ -204,7 +205,7 @@ __device__ inline void fold(const Mix& mix, const Place& at, Shared& s, int64_t 
       load_keys(mix, at, s, cell_begin, first, count);
       __syncthreads();
     }
-#pragma unroll 2
+#pragma unroll 1
     for (int j = 0; j < count; ++j) {
       const float value = s.powers[mix.cell - 1 - first - j] * s.values[j][lane_of()];
 #pragma unroll
@@ -230,7 +231,7 @@ __device__ inline void fold(const Mix& mix, const Place& at, Shared& s, int64_t 
 
 /// A block is sequence blockIdx.y and one head's slice of 32 value columns; lanes are columns, but
 /// of scores keys. Shared memory holds the slice of the state throughout.
-__global__ void __launch_bounds__(kThreads) mix_cells(Mix mix) {
+__global__ void __launch_bounds__(kThreads, 2) mix_cells(Mix mix) {
   Shared& s = shared<Shared>();
   const int slices = (mix.d + kColumns - 1) / kColumns;
   const auto b = static_cast<int32_t>(blockIdx.y);

@@ -210,6 +210,26 @@ TEST_P(Lightning, OfATokenDependsOnItsPastAlone) {
   }
 }
 
+TEST_P(Lightning, OfATokenOnAGpuDependsOnItsPastAlone) {
+  LightningCase c = GetParam();
+  c.lengths[0] = std::min<int64_t>(c.lengths[0], 150);  // the emulation takes its time
+  Random random(4);
+  const LightningInputs in = inputs_of(random, c);
+  const Crowd crowd(random, c.lengths, 64), moved(random, c.lengths, 64);
+  Opened opened(cuda_target());
+  const Slots slots(c, crowd);
+  const Streams expected = run(opened.device(), c, in, crowd, one_by_one(c.lengths), slots);
+  for (const auto& [name, schedule] :
+       {std::pair<std::string, Schedule>{"all at once", all_at_once(c.lengths)},
+        {"token by token", token_by_token(c.lengths)},
+        {"pieces", random_pieces(random, c.lengths, 20)}}) {
+    SCOPED_TRACE(name);
+    const Slots own(c, moved);
+    ASSERT_TRUE(same_bits(run(opened.device(), c, in, moved, schedule, own), expected));
+    ASSERT_TRUE(own.same(slots, c, moved, crowd));
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Cases, Lightning, testing::ValuesIn(cases()),
                          [](const auto& test) { return test.param.name; });
 
