@@ -19,6 +19,7 @@ std::vector<LightningCase> cases() {
           {"only_gate", 3, 1, 16, 32, {70, 64}, false, true},
           {"shared_kv", 6, 2, 64, 32, {200, 33, 31}, true, false},
           {"odd_cell", 2, 1, 24, 20, {101, 40, 39}},
+          {"odd_head", 3, 1, 42, 12, {61, 12, 5}},
           {"one_head", 1, 1, 128, 64, {330, 64}},
           {"released", 8, 8, 128, 64, {200, 70}}};
 }

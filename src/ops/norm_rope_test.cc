@@ -47,6 +47,23 @@ TEST_P(NormRope, ResidualNormAddsThenNormalises) {
     }
 }
 
+// Rows on a boundary of 16 bytes whose last four elements are not all theirs.
+TEST_P(NormRope, ResidualNormOfAlignedRowsEndsWithThem) {
+  Random random(6);
+  const Tensor w = random.tensor({7});
+  const Tensor start = random.tensor({5, 7});
+  const Tensor expected_h = copy_of(start), expected(DType::f32, {5, 7});
+  const Strided h(start, 9), a(random.tensor({5, 7}), 9), x(5, 7, 9);
+  residual_norm(reference(), expected_h, a.view, 0.4f, w, 1e-5f, expected);
+  residual_norm(device(), h.view, a.view, 0.4f, w, 1e-5f, x.view);
+  EXPECT_TRUE(close(h.view, expected_h.view(), 4 * kEpsilon * 4));
+  EXPECT_TRUE(close(x.view, expected.view(), 8 * kEpsilon * 4));
+  for (int64_t i = 0; i < x.all.view().size(); ++i)
+    if (i % 16 < 4 || i % 16 >= 11) {
+      EXPECT_TRUE(std::isnan(x.all.view().as<float>()[i])) << i;
+    }
+}
+
 TEST_P(NormRope, NormsOfZeroAndOfSmallRowsFollowEpsilon) {
   Tensor x(DType::f32, {2, 40});
   std::fill_n(x.view().as<float>() + 40, 40, 1e-3f);
