@@ -3,6 +3,14 @@
 
 namespace sala::cuda {
 
-Ops cuda_ops() { return {.embed = embed}; }
+Ops cuda_ops() {
+  return {.embed = embed,
+          .residual_norm = residual_norm,
+          .rope_table = rope_table,
+          .qk_norm_rope = qk_norm_rope,
+          .kv_append = kv_append,
+          .compress_keys = compress_keys,
+          .lightning = lightning};
+}
 
 }  // namespace sala::cuda

@@ -75,23 +75,33 @@ void release(Block& block, Wait wait, size_t begin, size_t end) {
     if (block.threads[i].wait == wait) block.threads[i].wait = Wait::none;
 }
 
-/// Runs every thread that can, in one direction, and releases whoever waited for them.
+/// Runs the threads of warp w in one direction until all of them wait for the block or have ended.
+bool advance(Block& block, size_t w, bool ascending) {
+  bool moved = false;
+  for (bool again = true; again;) {
+    again = false;
+    for (size_t n = 0; n < kWarp; ++n) {
+      const size_t i = w * kWarp + (ascending ? n : kWarp - 1 - n);
+      if (block.threads[i].wait != Wait::none) continue;
+      resume(block, i);
+      moved = true;
+    }
+    if (block.warps[w].waiting == kWarp) {
+      block.warps[w].waiting = 0;
+      release(block, Wait::warp, w * kWarp, (w + 1) * kWarp);
+      again = true;
+    }
+  }
+  return moved;
+}
+
+/// Runs every warp as far as it gets, in one direction, and releases whoever waited for the block.
 bool pass(Block& block) {
   const size_t count = block.threads.size();
   const bool ascending = random_bits(block.seed, block.phase) % 2 == 0;
   bool moved = false;
-  for (size_t n = 0; n < count; ++n) {
-    const size_t i = ascending ? n : count - 1 - n;
-    if (block.threads[i].wait != Wait::none) continue;
-    resume(block, i);
-    moved = true;
-  }
-  for (size_t w = 0; w < block.warps.size(); ++w)
-    if (block.warps[w].waiting == kWarp) {
-      block.warps[w].waiting = 0;
-      release(block, Wait::warp, w * kWarp, (w + 1) * kWarp);
-      moved = true;
-    }
+  for (size_t n = 0; n < block.warps.size(); ++n)
+    moved |= advance(block, ascending ? n : block.warps.size() - 1 - n, ascending);
   if (block.waiting > 0 && block.waiting + block.ended == count) {
     block.waiting = 0;
     ++block.phase;
@@ -102,19 +112,20 @@ bool pass(Block& block) {
 }
 
 void run_block(Block& block, Index3 dim, const std::function<void()>& body) {
+  // Stacks that are handed on from block to block: fresh ones would each cost the system's zeroes.
+  static context::pooled_fixedsize_stack stacks(kStack);
   for (size_t i = 0; i < block.threads.size(); ++i) {
     Thread& thread = block.threads[i];
     const auto n = static_cast<unsigned>(i);
     thread.index = {n % dim.x, n / dim.x % dim.y, n / dim.x / dim.y};
-    thread.fiber = context::fiber(std::allocator_arg, context::fixedsize_stack(kStack),
-                                  [&body](context::fiber&& scheduler) {
-                                    running->scheduler = std::move(scheduler);
-                                    body();
-                                    wait_copies(0);
-                                    ++running->ended;
-                                    self().wait = Wait::for_ever;
-                                    return std::move(running->scheduler);
-                                  });
+    thread.fiber = context::fiber(std::allocator_arg, stacks, [&body](context::fiber&& scheduler) {
+      running->scheduler = std::move(scheduler);
+      body();
+      wait_copies(0);
+      ++running->ended;
+      self().wait = Wait::for_ever;
+      return std::move(running->scheduler);
+    });
   }
   while (block.ended < block.threads.size())
     SALA_CHECK(pass(block),

@@ -9,8 +9,9 @@
 /// CUDA's execution model on the host, for tests without a GPU: kernels are compiled by the host's
 /// compiler, the threads of a block are fibers, blocks run one after the other.
 ///
-/// What is found that a GPU would not tell: a missing barrier (after every barrier the threads run
-/// in ascending or descending order, by turns of a seed, each until it waits), shared memory that
+/// What is found that a GPU would not tell: a missing barrier (after every barrier the warps run in
+/// ascending or descending order, by turns of a seed, each as far as the next barrier of the block,
+/// and so do the threads of a warp as far as the warp's next operation), shared memory that
 /// nobody wrote (NaN in every block), reads of asynchronous copies before they were waited for
 /// (they are made then), barriers that some threads of a warp or block never reach (panic), and
 /// with the address sanitizer everything outside a buffer.
@@ -69,6 +70,11 @@ T from_lane(const std::byte* gifts, int lane) {
 #define blockDim (::sala::cuda::emulation::place.block_dim)
 #define gridDim (::sala::cuda::emulation::place.grid_dim)
 
+/// The toolkit's vectors: accesses of 16 bytes on a boundary of 16.
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+
 inline void __syncthreads() { ::sala::cuda::emulation::block_barrier(); }
 inline void __syncwarp() {
   const char nothing = 0;
@@ -116,5 +122,8 @@ T atomicAdd(T* at, T value) {
 }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
+/// Rounded on their own, never contracted into a fused multiply-add.
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
