@@ -3,6 +3,6 @@
 
 namespace sala::cuda {
 
-Ops cuda_ops() { return {.embed = embed}; }
+Ops cuda_ops() { return {.embed = embed, .matmul = matmul}; }
 
 }  // namespace sala::cuda
