@@ -3,6 +3,6 @@
 
 namespace sala::cuda {
 
-Ops cuda_ops() { return {.embed = embed}; }
+Ops cuda_ops() { return {.embed = embed, .block_select = block_select, .attention = attention}; }
 
 }  // namespace sala::cuda

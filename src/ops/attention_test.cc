@@ -78,6 +78,7 @@ TEST_P(Attention, MatchesTheReference) {
   for (const Target& target : targets()) {
     SCOPED_TRACE(target.name);
     Opened opened(target);
+    complete_ops(opened.device());
     opened.device().ops.block_select = reference_ops().block_select;
     const PagesMemory memory(c, crowd);
     const PagesOutcome out =
@@ -135,6 +136,9 @@ TEST(AttentionLists, OfAllBlocksAreDense) {
   for (const Target& target : targets()) {
     SCOPED_TRACE(target.name);
     Opened opened(target);
+    complete_ops(opened.device());
+    if (opened.device().ops.block_select == nullptr)
+      opened.device().ops.block_select = reference_ops().block_select;
     const PagesMemory memory(c, crowd);
     PagesInputs zero = in;
     zero.gate = streams_of(DType::f32, c.lengths, static_cast<int64_t>(c.heads) * c.head_dim);

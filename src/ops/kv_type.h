@@ -41,8 +41,8 @@ struct KvGrid {
   float scale = 0;
   float minimum = 0;
 
-  float value(int code) const { return scale * static_cast<float>(code) + minimum; }
-  float inverse() const { return scale > 0 ? 1 / scale : 0; }
+  constexpr float value(int code) const { return scale * static_cast<float>(code) + minimum; }
+  constexpr float inverse() const { return scale > 0 ? 1 / scale : 0; }
 };
 
 /// The grid of the n channels of a group: int8 or int4.

@@ -41,23 +41,31 @@ struct KvPages {
   int head_dim = 0;
   int page = 64;  ///< tokens a page
 
-  int page_lanes() const { return (page + 15) / 16 * 16; }
+  constexpr int page_lanes() const { return (page + 15) / 16 * 16; }
   /// Channels that share a grid, and how many such groups a head has.
-  int group() const { return type == KvType::int4 ? kInt4Group : head_dim; }
-  int groups() const { return type < KvType::int8 ? 0 : (head_dim + group() - 1) / group(); }
-  int grid_rows() const { return type == KvType::int4 ? 2 * groups() : groups(); }
-  int code_rows() const { return type == KvType::int4 ? groups() * kInt4Group / 2 : head_dim; }
-  int code_bytes() const { return type == KvType::f32 ? 4 : type == KvType::bf16 ? 2 : 1; }
-  int64_t grid_bytes() const { return int64_t{2} * grid_rows() * page_lanes(); }
-  int64_t keys_bytes() const { return code_bytes() * padded(code_rows()) * page_lanes(); }
-  int64_t values_bytes() const { return code_bytes() * padded(page) * code_rows(); }
-  int64_t head_bytes() const {
+  constexpr int group() const { return type == KvType::int4 ? kInt4Group : head_dim; }
+  constexpr int groups() const {
+    return type < KvType::int8 ? 0 : (head_dim + group() - 1) / group();
+  }
+  constexpr int grid_rows() const { return type == KvType::int4 ? 2 * groups() : groups(); }
+  constexpr int code_rows() const {
+    return type == KvType::int4 ? groups() * kInt4Group / 2 : head_dim;
+  }
+  constexpr int code_bytes() const {
+    return type == KvType::f32 ? 4 : type == KvType::bf16 ? 2 : 1;
+  }
+  constexpr int64_t grid_bytes() const { return int64_t{2} * grid_rows() * page_lanes(); }
+  constexpr int64_t keys_bytes() const { return code_bytes() * padded(code_rows()) * page_lanes(); }
+  constexpr int64_t values_bytes() const { return code_bytes() * padded(page) * code_rows(); }
+  constexpr int64_t head_bytes() const {
     return (2 * grid_bytes() + keys_bytes() + values_bytes() + 1) / 2 * 2;
   }
-  int64_t page_bytes() const { return kv_heads * head_bytes(); }
+  constexpr int64_t page_bytes() const { return kv_heads * head_bytes(); }
   /// Rows of a matrix in memory, and where (row, column) of one with `columns` lies.
-  int64_t padded(int64_t rows) const { return type == KvType::bf16 ? (rows + 1) / 2 * 2 : rows; }
-  int64_t place(int64_t row, int64_t column, int64_t columns) const {
+  constexpr int64_t padded(int64_t rows) const {
+    return type == KvType::bf16 ? (rows + 1) / 2 * 2 : rows;
+  }
+  constexpr int64_t place(int64_t row, int64_t column, int64_t columns) const {
     return type == KvType::bf16 ? (row / 2 * columns + column) * 2 + row % 2
                                 : row * columns + column;
   }
@@ -89,16 +97,16 @@ struct CompressedKeys {
   int stride = 0;  ///< tokens between windows
 
   /// Windows that end in one page, at most.
-  int capacity(int page) const { return (page + stride - 1) / stride; }
+  constexpr int capacity(int page) const { return (page + stride - 1) / stride; }
   /// The first window that ends at or after the first token of page index b.
-  int64_t first_window(int64_t b, int page) const {
+  constexpr int64_t first_window(int64_t b, int page) const {
     const int64_t token = b * page - size + 1;
     return token <= 0 ? 0 : (token + stride - 1) / stride;
   }
   /// The page index in which window j ends.
-  int64_t page_of(int64_t j, int page) const { return (j * stride + size - 1) / page; }
+  constexpr int64_t page_of(int64_t j, int page) const { return (j * stride + size - 1) / page; }
   /// Complete windows among the first n tokens of a sequence.
-  int64_t windows(int64_t n) const { return n < size ? 0 : (n - size) / stride + 1; }
+  constexpr int64_t windows(int64_t n) const { return n < size ? 0 : (n - size) / stride + 1; }
 };
 
 /// Bytes of a page of compressed keys beside `pages`.

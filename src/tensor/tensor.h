@@ -50,7 +50,7 @@ struct In {
   std::array<int64_t, 4> dim{};
   std::array<int64_t, 4> stride{};
 
-  bool empty() const { return data == nullptr; }
+  constexpr bool empty() const { return data == nullptr; }
   int64_t size() const;
   template <class T>
   const T* as() const {

@@ -102,19 +102,20 @@ bool pass(Block& block) {
 }
 
 void run_block(Block& block, Index3 dim, const std::function<void()>& body) {
+  // Stacks that are handed on from block to block: fresh ones would each cost the system's zeroes.
+  static context::pooled_fixedsize_stack stacks(kStack);
   for (size_t i = 0; i < block.threads.size(); ++i) {
     Thread& thread = block.threads[i];
     const auto n = static_cast<unsigned>(i);
     thread.index = {n % dim.x, n / dim.x % dim.y, n / dim.x / dim.y};
-    thread.fiber = context::fiber(std::allocator_arg, context::fixedsize_stack(kStack),
-                                  [&body](context::fiber&& scheduler) {
-                                    running->scheduler = std::move(scheduler);
-                                    body();
-                                    wait_copies(0);
-                                    ++running->ended;
-                                    self().wait = Wait::for_ever;
-                                    return std::move(running->scheduler);
-                                  });
+    thread.fiber = context::fiber(std::allocator_arg, stacks, [&body](context::fiber&& scheduler) {
+      running->scheduler = std::move(scheduler);
+      body();
+      wait_copies(0);
+      ++running->ended;
+      self().wait = Wait::for_ever;
+      return std::move(running->scheduler);
+    });
   }
   while (block.ended < block.threads.size())
     SALA_CHECK(pass(block),

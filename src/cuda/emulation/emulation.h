@@ -69,6 +69,11 @@ T from_lane(const std::byte* gifts, int lane) {
 #define blockDim (::sala::cuda::emulation::place.block_dim)
 #define gridDim (::sala::cuda::emulation::place.grid_dim)
 
+/// The toolkit's vectors: accesses of 16 bytes on a boundary of 16.
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+
 inline void __syncthreads() { ::sala::cuda::emulation::block_barrier(); }
 inline void __syncwarp() {
   const char nothing = 0;
@@ -114,7 +119,16 @@ T atomicAdd(T* at, T value) {
   *at = old + value;
   return old;
 }
+template <class T>
+T atomicMax(T* at, T value) {
+  const T old = *at;
+  *at = value > old ? value : old;
+  return old;
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
+/// Rounded on their own, never contracted into a fused multiply-add.
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
