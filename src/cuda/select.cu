@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kThreads) normalise_windows(SelectCall call) {
 /// A block of threads ranks tile blockIdx.y of the blocks of one query and kv head, a thread a
 /// window: theirs and the one before them.
 template <class T>
-__global__ void __launch_bounds__(kThreads) rank_blocks(SelectCall call) {
+__global__ void __launch_bounds__(kThreads, 1) rank_blocks(SelectCall call) {
   auto& s = shared<ScoreShared>();
   const Query query = query_of(call, blockIdx.x);
   const auto first = static_cast<int32_t>(blockIdx.y) * call.tile_blocks;
