@@ -215,6 +215,23 @@ struct PagesOutcome {
   Streams counts;
 };
 
+/// Whether a case is large and has nothing that the kernels of the CUDA backend do not meet in a
+/// smaller one: the emulation takes a while.
+inline bool leave_out(const Target& target, const PagesCase& c) {
+  if (target.threads != kCuda) return false;
+  return c.name.starts_with("long") || c.name.starts_with("released") ||
+         (c.name.starts_with("page24") && c.type != KvType::int4) ||
+         (c.name.starts_with("rounded") && c.type == KvType::int8);
+}
+
+/// Gives a backend that lacks an op of the chain the reference's.
+inline void complete_ops(Device& device) {
+  const Ops reference = reference_ops();
+  Ops& ops = device.ops;
+  if (ops.kv_append == nullptr) ops.kv_append = reference.kv_append;
+  if (ops.compress_keys == nullptr) ops.compress_keys = reference.compress_keys;
+}
+
 /// One step through kv_append, compress_keys, block_select and attention. Queries and outputs lie
 /// in wider rows, as the parts of fused projections do.
 inline void run_step(Device& device, const PagesCase& c, const PagesInputs& in, const Step& step,

@@ -120,6 +120,12 @@ T atomicAdd(T* at, T value) {
   *at = old + value;
   return old;
 }
+template <class T>
+T atomicMax(T* at, T value) {
+  const T old = *at;
+  *at = value > old ? value : old;
+  return old;
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
 /// Rounded on their own, never contracted into a fused multiply-add.

@@ -1,0 +1,313 @@
+#include <algorithm>
+#include <cmath>
+
+#include "cuda/kernels.h"
+#include "cuda/select_device.h"
+#include "ops/math.h"
+
+// block_select: scores for any keys, and the choice. 2 d flops a head and window. The way of bf16
+// keys on tensor cores is select_tiles.cu.
+
+namespace sala::cuda {
+namespace {
+
+constexpr int kThreads = kTileWindows;
+constexpr int kWarps = kThreads / kWarpThreads;
+constexpr int kMostDim = 256;
+
+struct ScoreShared {
+  float q[kTileHeads][kMostDim];
+  Normaliser normalisers[kWarps][kTileHeads];  ///< coarse: of each warp; fine: row 0, of all
+  uint32_t best[kTileWindows];
+};
+
+/// head_dim^-1/2 q of `rows` heads from `head` on, in the type in which it enters its products.
+__device__ void load_queries(const SelectCall& call, const Query& query, int head, int rows,
+                             float (&q)[kTileHeads][kMostDim]) {
+  const int d = call.pages.head_dim;
+  const float* from = call.q + query.t * call.q_stride + (query.g * call.group + head) * d;
+  for (int i = static_cast<int>(threadIdx.x); i < rows * d; i += kThreads) {
+    const float x = from[i] * call.scale;
+    q[i / d][i % d] = call.rounds ? bf16_to_f32(f32_to_bf16(x)) : x;
+  }
+}
+
+__device__ inline float widened(float x) { return x; }
+__device__ inline float widened(uint16_t x) { return bf16_to_f32(x); }
+
+/// scores[h] = log2(e) q_h.k.
+template <class T>
+__device__ inline void multiply(const float (&q)[kTileHeads][kMostDim], const T* key, int d,
+                                int rows, float (&scores)[kTileHeads]) {
+#pragma unroll
+  for (int h = 0; h < kTileHeads; ++h) scores[h] = 0;
+  for (int c = 0; c < d; ++c) {
+    const float k = widened(key[c]);
+#pragma unroll
+    for (int h = 0; h < kTileHeads; ++h)
+      if (h < rows) scores[h] = fmaf(q[h][c], k, scores[h]);
+  }
+#pragma unroll
+  for (int h = 0; h < kTileHeads; ++h) scores[h] *= kLog2E;
+}
+
+/// A block of threads takes tile blockIdx.y of the coarse windows of one query and kv head, a
+/// thread a window.
+template <class T>
+__global__ void __launch_bounds__(kThreads) normalise_windows(SelectCall call) {
+  auto& s = shared<ScoreShared>();
+  const Query query = query_of(call, blockIdx.x);
+  const int32_t windows = visible_windows(call.coarse, query.position);
+  const auto first = static_cast<int32_t>(blockIdx.y) * kTileWindows;
+  if (!query.scored || first >= windows) return;  // the whole block
+  const int32_t b = call.step.sequence_of(query.t);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int warp = thread / kWarpThreads, lane = thread % kWarpThreads;
+  const int32_t j = first + thread;
+  const bool seen = j < windows;
+  for (int head = 0; head < call.group; head += kTileHeads) {
+    const int rows = call.group - head < kTileHeads ? call.group - head : kTileHeads;
+    __syncthreads();
+    load_queries(call, query, head, rows, s.q);
+    __syncthreads();
+    float scores[kTileHeads];
+    if (seen)
+      multiply(s.q, window_key<T>(call, call.coarse, b, query.g, j), call.pages.head_dim, rows,
+               scores);
+#pragma unroll
+    for (int h = 0; h < kTileHeads; ++h) {
+      if (h >= rows) break;
+      float largest = seen ? scores[h] : -std::numeric_limits<float>::infinity();
+      for (int mask = 16; mask > 0; mask /= 2)
+        largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, mask));
+      float sum = seen ? exp2f(scores[h] - largest) : 0.0f;
+      for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(kAllLanes, sum, mask);
+      if (lane == 0) s.normalisers[warp][h] = {largest, sum};
+    }
+    __syncthreads();
+    if (thread < rows) {
+      Normaliser whole = s.normalisers[0][thread];
+      for (int w = 1; w < kWarps; ++w) {
+        const Normaliser part = s.normalisers[w][thread];
+        if (part.sum == 0.0f) break;  // a warp without a window
+        const float largest = fmaxf(whole.largest, part.largest);
+        whole.sum = fmaf(whole.sum, exp2f(whole.largest - largest),
+                         part.sum * exp2f(part.largest - largest));
+        whole.largest = largest;
+      }
+      call.normaliser(blockIdx.x, blockIdx.y)[head + thread] = whole;
+    }
+  }
+}
+
+/// A block of threads ranks tile blockIdx.y of the blocks of one query and kv head, a thread a
+/// window: theirs and the one before them.
+template <class T>
+__global__ void __launch_bounds__(kThreads, 1) rank_blocks(SelectCall call) {
+  auto& s = shared<ScoreShared>();
+  const Query query = query_of(call, blockIdx.x);
+  const auto first = static_cast<int32_t>(blockIdx.y) * call.tile_blocks;
+  if (!query.scored || first >= query.blocks) return;  // the whole block
+  const int32_t count =
+      query.blocks - first < call.tile_blocks ? query.blocks - first : call.tile_blocks;
+  const int32_t b = call.step.sequence_of(query.t);
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < count) s.best[thread] = 0;
+  const int32_t per_block = call.windows_per_block();
+  const int32_t windows = visible_windows(call.fine, query.position);
+  const int32_t end = (first + count) * per_block < windows ? (first + count) * per_block : windows;
+  for (int32_t from = first * per_block - 1; from < end; from += kThreads) {
+    const int32_t j = from + thread;
+    const bool seen = j >= 0 && j < end;
+    float vote = 0;
+    for (int head = 0; head < call.group; head += kTileHeads) {
+      const int rows = call.group - head < kTileHeads ? call.group - head : kTileHeads;
+      __syncthreads();
+      load_queries(call, query, head, rows, s.q);
+      if (thread < rows)
+        s.normalisers[0][thread] = whole_normaliser(call, blockIdx.x, query, head + thread);
+      __syncthreads();
+      if (!seen) continue;
+      float scores[kTileHeads];
+      multiply(s.q, window_key<T>(call, call.fine, b, query.g, j), call.pages.head_dim, rows,
+               scores);
+#pragma unroll
+      for (int h = 0; h < kTileHeads; ++h)
+        if (h < rows)
+          vote =
+              fmaf(exp2f(scores[h] - s.normalisers[0][h].largest), s.normalisers[0][h].sum, vote);
+    }
+    if (seen) cast_vote(s.best, first, count, per_block, j, vote);
+  }
+  __syncthreads();
+  if (thread < count)
+    call.ranks[static_cast<int64_t>(blockIdx.x) * call.most_blocks + first + thread] =
+        s.best[thread];
+}
+
+struct ChooseShared {
+  uint32_t histogram[256];
+  uint32_t digit, left;
+  int32_t above[2][kWarps], equal[2][kWarps];
+};
+
+/// Warp 0 finds the digit at which the `left` largest end: bins are counted from the top.
+__device__ void find_digit(ChooseShared& s, uint32_t left) {
+  constexpr int kBins = 256 / kWarpThreads;  // of a lane
+  const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
+  const int top = 255 - lane * kBins;
+  uint32_t mine = 0;
+  for (int i = 0; i < kBins; ++i) mine += s.histogram[top - i];
+  uint32_t through = mine;
+  for (int delta = 1; delta < kWarpThreads; delta *= 2) {
+    const uint32_t other = __shfl_up_sync(kAllLanes, through, delta);
+    if (lane >= delta) through += other;
+  }
+  uint32_t before = through - mine;
+  if (before >= left || through < left) return;
+  for (int i = 0; i < kBins; ++i) {
+    const uint32_t here = s.histogram[top - i];
+    if (before + here >= left) {
+      s.digit = static_cast<uint32_t>(top - i);
+      s.left = left - before;
+      return;
+    }
+    before += here;
+  }
+}
+
+/// A block of threads chooses for one query and kv head. The rank of the last to be chosen is found
+/// digit by digit, from the highest; then the blocks above it and the first of its equals are
+/// written in order.
+__global__ void __launch_bounds__(kThreads) choose_blocks(SelectCall call) {
+  auto& s = shared<ChooseShared>();
+  const Query query = query_of(call, blockIdx.x);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int warp = thread / kWarpThreads, lane = thread % kWarpThreads;
+  const bool sparse = call.sparse[query.t] != 0;
+  if (thread == 0)
+    call.counts[query.t * call.count_stride + query.g] = !sparse                   ? -1
+                                                         : query.blocks < call.top ? query.blocks
+                                                                                   : call.top;
+  if (!sparse) return;  // the whole block
+  int32_t* list = call.lists + query.t * call.list_stride + query.g * call.list_head_stride;
+  if (!query.scored) {
+    for (int32_t block = thread; block < query.blocks; block += kThreads) list[block] = block;
+    return;  // the whole block
+  }
+  const uint32_t* ranks = call.ranks + static_cast<int64_t>(blockIdx.x) * call.most_blocks;
+  const auto rank = [&](int32_t block) {
+    const bool forced = block < call.init_blocks || block >= query.blocks - 1 - call.local_blocks;
+    return forced ? 0xFFFFFFFFU : ranks[block];
+  };
+  uint32_t last = 0, known = 0;
+  auto left = static_cast<uint32_t>(call.top);
+  for (int shift = 24; shift >= 0; shift -= 8) {
+    for (int i = thread; i < 256; i += kThreads) s.histogram[i] = 0;
+    __syncthreads();
+    for (int32_t block = thread; block < query.blocks; block += kThreads)
+      if (const uint32_t x = rank(block); (x & known) == last)
+        atomicAdd(s.histogram + (x >> shift & 255), 1U);
+    __syncthreads();
+    if (warp == 0) find_digit(s, left);
+    __syncthreads();
+    last |= s.digit << shift;
+    known |= 255U << shift;
+    left = s.left;
+  }
+  const auto equals = static_cast<int32_t>(left);  // to be chosen
+  const unsigned lower = (1U << lane) - 1;
+  int32_t above = 0, equal = 0, buffer = 0;  // before the blocks at hand
+  for (int32_t first = 0; first < query.blocks; first += kThreads, buffer ^= 1) {
+    const int32_t block = first + thread;
+    const uint32_t x = block < query.blocks ? rank(block) : 0;
+    const bool is_above = block < query.blocks && x > last;
+    const bool is_equal = block < query.blocks && x == last;
+    const unsigned above_votes = __ballot_sync(kAllLanes, is_above);
+    const unsigned equal_votes = __ballot_sync(kAllLanes, is_equal);
+    if (lane == 0) {
+      s.above[buffer][warp] = __popc(above_votes);
+      s.equal[buffer][warp] = __popc(equal_votes);
+    }
+    __syncthreads();
+    int32_t my_above = above + __popc(above_votes & lower);
+    int32_t my_equal = equal + __popc(equal_votes & lower);
+    for (int w = 0; w < kWarps; ++w) {
+      if (w < warp) {
+        my_above += s.above[buffer][w];
+        my_equal += s.equal[buffer][w];
+      }
+      above += s.above[buffer][w];
+      equal += s.equal[buffer][w];
+    }
+    if (is_above || (is_equal && my_equal < equals))
+      list[my_above + (my_equal < equals ? my_equal : equals)] = block;
+  }
+}
+
+template <class T>
+void score_any(Device& device, const SelectCall& call) {
+  SALA_CHECK(call.pages.head_dim <= kMostDim, "block_select: heads of {} on a GPU, at most {}",
+             call.pages.head_dim, kMostDim);
+  const int64_t items = call.tokens * call.pages.kv_heads;
+  launch(device, {.x = items, .y = call.coarse_tiles}, kThreads, sizeof(ScoreShared),
+         normalise_windows<T>, call);
+  launch(device, {.x = items, .y = (call.most_blocks + call.tile_blocks - 1) / call.tile_blocks},
+         kThreads, sizeof(ScoreShared), rank_blocks<T>, call);
+}
+
+/// Scores and chooses for the call's tokens.
+void select_tokens(Device& device, const SelectCall& call) {
+  if (scores_in_tiles(call)) {
+    score_in_tiles(device, call);
+  } else if (index_type(call.pages.type) == DType::f32) {
+    score_any<float>(device, call);
+  } else {
+    score_any<uint16_t>(device, call);
+  }
+  launch(device, {.x = call.tokens * call.pages.kv_heads}, kThreads, sizeof(ChooseShared),
+         choose_blocks, call);
+}
+
+}  // namespace
+
+void block_select(Device& device, const Sequences& sequences, In q, const KvPages& pages,
+                  const CompressedKeys& fine, const CompressedKeys& coarse,
+                  const Selection& selection, In sparse, Out lists, Out counts) {
+  constexpr int64_t kMostRanks = int64_t{64} << 20;  // bytes
+  SelectCall call{.step = step_tokens(sequences), .pages = pages, .fine = fine, .coarse = coarse};
+  call.q = q.as<float>();
+  call.q_stride = q.stride[0];
+  call.sparse = sparse.as<uint8_t>();
+  call.lists = lists.as<int32_t>();
+  call.list_stride = lists.stride[0];
+  call.list_head_stride = lists.stride[1];
+  call.counts = counts.as<int32_t>();
+  call.count_stride = counts.stride[0];
+  call.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(pages.head_dim)));
+  call.rounds = selection.compute == Compute::bf16 && pages.type != KvType::f32;
+  call.group = static_cast<int32_t>(q.dim[1] / pages.head_dim / pages.kv_heads);
+  call.init_blocks = selection.init_blocks;
+  call.local_blocks = selection.local_blocks;
+  call.top = selection.top;
+  const int64_t width = sequences.page_table.dim[1];
+  call.most_blocks = static_cast<int32_t>(width);
+  call.coarse_tiles =
+      static_cast<int32_t>((coarse.windows(width * pages.page) + kTileWindows - 1) / kTileWindows);
+  call.tile_blocks = std::max(1, (kTileWindows - 1) / call.windows_per_block());
+  // Long tables take a step in parts whose ranks lie in bounded memory.
+  const int64_t most = std::max<int64_t>(1, kMostRanks / (4 * pages.kv_heads * width));
+  const int64_t tokens = std::min(most, sequences.tokens());
+  call.normalisers = reinterpret_cast<Normaliser*>(
+      self(device).scratch(0, tokens * pages.kv_heads * call.coarse_tiles * call.group *
+                                  static_cast<int64_t>(sizeof(Normaliser))));
+  call.ranks =
+      reinterpret_cast<uint32_t*>(self(device).scratch(1, tokens * pages.kv_heads * width * 4));
+  for (int64_t first = 0; first < sequences.tokens(); first += tokens) {
+    call.first_token = first;
+    call.tokens = std::min(tokens, sequences.tokens() - first);
+    select_tokens(device, call);
+  }
+}
+
+}  // namespace sala::cuda
