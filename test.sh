@@ -89,8 +89,8 @@ format() {
   clang-format-19 --dry-run -Werror "${files[@]}"
 }
 
-# Cases of true size and the scalar baseline: minutes under a sanitizer, and the same lines as their small siblings.
-large='long_|released|IsTheProductOfTheRoundedActivations|cpu_baseline'
+# Cases of true size, the scalar baseline, whole models on emulated CUDA kernels: minutes under a sanitizer, and the same lines as their small siblings.
+large='long_|released|CudaModel|IsTheProductOfTheRoundedActivations|cpu_baseline'
 
 if [[ $all == yes ]]; then
   step format format

@@ -3,7 +3,7 @@
 
 The table's rows are `| layer | may include | ... |`: a layer and the layers whose headers it may include; a name like
 `cpu/device.h` allows that one header. Nothing is inherited. Tests (*_test.cc, testing*.h) may include all that lies below
-their layer, those of ops also the backends, and those of halo also the engine.
+their layer, those of ops and engine also the backends, and those of halo also the engine.
 """
 import pathlib
 import re
@@ -61,7 +61,7 @@ class Layers(unittest.TestCase):
                     continue
                 names = set(self.allowed.get(layer, ()))
                 if file.stem.endswith("_test") or file.stem.startswith("testing"):
-                    names |= self.below(layer) | {"ops": {"cpu"}, "halo": {"engine"}}.get(layer, set())
+                    names |= self.below(layer) | {"ops": {"cpu", "cuda"}, "engine": {"cuda"}, "halo": {"engine"}}.get(layer, set())
                 if other not in names and f"{other}/{header}" not in names:
                     wrong.append(f"{file.relative_to(ROOT)} includes {other}/{header}: ARCHITECTURE.md has no arrow from "
                                  f"{layer} to {other}")
