@@ -9,11 +9,13 @@
 /// CUDA's execution model on the host, for tests without a GPU: kernels are compiled by the host's
 /// compiler, the threads of a block are fibers, blocks run one after the other.
 ///
-/// What is found that a GPU would not tell: a missing barrier (after every barrier the threads run
-/// in ascending or descending order, by turns of a seed, each until it waits), shared memory that
-/// nobody wrote (NaN in every block), reads of asynchronous copies before they were waited for
-/// (they are made then), barriers that some threads of a warp or block never reach (panic), and
-/// with the address sanitizer everything outside a buffer.
+/// What is found that a GPU would not tell: a missing barrier (after every barrier the warps run
+/// one after the other, each until it waits for the block, and their threads likewise, in ascending
+/// or descending order by turns of a seed), shared memory that nobody wrote (NaN in every block),
+/// reads of asynchronous copies before they were waited for, and what such a copy overwrites too
+/// early (in one block they are made when waited for, in another at once), barriers that some
+/// threads of a warp or block never reach (panic), and with the address sanitizer everything
+/// outside a buffer.
 #define __global__
 #define __device__
 #define __host__
@@ -47,7 +49,7 @@ void block_barrier();
 /// they gave, `lane` after `lane` 32 bytes apart, valid until the thread's second warp operation
 /// from here.
 const std::byte* exchange(const void* value, size_t bytes);
-/// An asynchronous copy of this thread, made when a wait asks for it.
+/// An asynchronous copy of this thread, made at once or when a wait asks for it.
 void copy_later(void* to, const void* from, size_t bytes);
 void commit_copies();
 void wait_copies(int groups_left);
