@@ -75,32 +75,33 @@ void release(Block& block, Wait wait, size_t begin, size_t end) {
     if (block.threads[i].wait == wait) block.threads[i].wait = Wait::none;
 }
 
-/// Runs every thread of a warp that can, in one direction, and releases them where all wait for
-/// each other.
-bool sweep(Block& block, size_t w, bool ascending) {
+/// Runs the threads of warp w in one direction until all of them wait for the block or have ended.
+bool advance(Block& block, size_t w, bool ascending) {
   bool moved = false;
-  for (size_t n = 0; n < kWarp; ++n) {
-    const size_t i = w * kWarp + (ascending ? n : kWarp - 1 - n);
-    if (block.threads[i].wait != Wait::none) continue;
-    resume(block, i);
-    moved = true;
-  }
-  if (block.warps[w].waiting == kWarp) {
-    block.warps[w].waiting = 0;
-    release(block, Wait::warp, w * kWarp, (w + 1) * kWarp);
-    moved = true;
+  for (bool again = true; again;) {
+    again = false;
+    for (size_t n = 0; n < kWarp; ++n) {
+      const size_t i = w * kWarp + (ascending ? n : kWarp - 1 - n);
+      if (block.threads[i].wait != Wait::none) continue;
+      resume(block, i);
+      moved = true;
+    }
+    if (block.warps[w].waiting == kWarp) {
+      block.warps[w].waiting = 0;
+      release(block, Wait::warp, w * kWarp, (w + 1) * kWarp);
+      again = true;
+    }
   }
   return moved;
 }
 
-/// Runs one warp after another, in one direction, each until it waits for the block, and releases
-/// the block where all do.
+/// Runs every warp as far as it gets, in one direction, and releases whoever waited for the block.
 bool pass(Block& block) {
-  const size_t count = block.threads.size(), warps = block.warps.size();
+  const size_t count = block.threads.size();
   const bool ascending = random_bits(block.seed, block.phase) % 2 == 0;
   bool moved = false;
-  for (size_t n = 0; n < warps; ++n)
-    while (sweep(block, ascending ? n : warps - 1 - n, ascending)) moved = true;
+  for (size_t n = 0; n < block.warps.size(); ++n)
+    moved |= advance(block, ascending ? n : block.warps.size() - 1 - n, ascending);
   if (block.waiting > 0 && block.waiting + block.ended == count) {
     block.waiting = 0;
     ++block.phase;

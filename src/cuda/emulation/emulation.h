@@ -9,13 +9,13 @@
 /// CUDA's execution model on the host, for tests without a GPU: kernels are compiled by the host's
 /// compiler, the threads of a block are fibers, blocks run one after the other.
 ///
-/// What is found that a GPU would not tell: a missing barrier (after every barrier the warps run
-/// one after the other, each until it waits for the block, and their threads likewise, in ascending
-/// or descending order by turns of a seed), shared memory that nobody wrote (NaN in every block),
-/// reads of asynchronous copies before they were waited for, and what such a copy overwrites too
-/// early (in one block they are made when waited for, in another at once), barriers that some
-/// threads of a warp or block never reach (panic), and with the address sanitizer everything
-/// outside a buffer.
+/// What is found that a GPU would not tell: a missing barrier (after every barrier the warps run in
+/// ascending or descending order, by turns of a seed, each as far as the next barrier of the block,
+/// and so do the threads of a warp as far as the warp's next operation), shared memory that
+/// nobody wrote (NaN in every block), reads of asynchronous copies before they were waited for
+/// and what such a copy overwrites too early (in one block they are made when waited for, in
+/// another at once), barriers that some threads of a warp or block never reach (panic), and with
+/// the address sanitizer everything outside a buffer.
 #define __global__
 #define __device__
 #define __host__
