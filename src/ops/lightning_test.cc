@@ -19,6 +19,7 @@ std::vector<LightningCase> cases() {
           {"only_gate", 3, 1, 16, 32, {70, 64}, false, true},
           {"shared_kv", 6, 2, 64, 32, {200, 33, 31}, true, false},
           {"odd_cell", 2, 1, 24, 20, {101, 40, 39}},
+          {"odd_head", 3, 1, 42, 12, {61, 12, 5}},
           {"one_head", 1, 1, 128, 64, {330, 64}},
           {"released", 8, 8, 128, 64, {200, 70}}};
 }
@@ -207,6 +208,26 @@ TEST_P(Lightning, OfATokenDependsOnItsPastAlone) {
         ASSERT_TRUE(same_bits(o, expected));
         ASSERT_TRUE(own.same(slots, c, where, crowd));
       }
+  }
+}
+
+TEST_P(Lightning, OfATokenOnAGpuDependsOnItsPastAlone) {
+  LightningCase c = GetParam();
+  c.lengths[0] = std::min<int64_t>(c.lengths[0], 150);  // the emulation takes its time
+  Random random(4);
+  const LightningInputs in = inputs_of(random, c);
+  const Crowd crowd(random, c.lengths, 64), moved(random, c.lengths, 64);
+  Opened opened(cuda_target());
+  const Slots slots(c, crowd);
+  const Streams expected = run(opened.device(), c, in, crowd, one_by_one(c.lengths), slots);
+  for (const auto& [name, schedule] :
+       {std::pair<std::string, Schedule>{"all at once", all_at_once(c.lengths)},
+        {"token by token", token_by_token(c.lengths)},
+        {"pieces", random_pieces(random, c.lengths, 20)}}) {
+    SCOPED_TRACE(name);
+    const Slots own(c, moved);
+    ASSERT_TRUE(same_bits(run(opened.device(), c, in, moved, schedule, own), expected));
+    ASSERT_TRUE(own.same(slots, c, moved, crowd));
   }
 }
 

@@ -60,7 +60,7 @@ inline float rope_inverse_frequency(double theta, int i, int d) {
 }
 
 /// What a token's RoPE table is multiplied by: scale, times ln(p + a) / ln(a) where a > 0.
-inline float rope_factor(float scale, float a, float position) {
+SALA_HD inline float rope_factor(float scale, float a, float position) {
   if (a <= 0.0f) return scale;
   return scale * static_cast<float>(std::log(double{position} + a) / std::log(double{a}));
 }

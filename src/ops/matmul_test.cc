@@ -67,6 +67,8 @@ struct Bounds {
 TEST(MatmulAll, IsTheProductOfTheRoundedActivations) {
   Random random(1);
   const auto reference = open_reference();
+  std::vector<Target> with_cuda = cpu_targets();
+  with_cuda.push_back(cuda_target());
   for (const WeightType type : kTypes)
     for (const bool paired : {false, true})
       for (const Shape shape : shapes(type)) {
@@ -79,7 +81,7 @@ TEST(MatmulAll, IsTheProductOfTheRoundedActivations) {
             const Tensor expected(DType::f32, {T, shape.rows});
             matmul(*reference, x.view, w, epilogue, compute, expected);
             const Bounds bounds(x.view, w, compute);
-            for (const Target& target : cpu_targets()) {
+            for (const Target& target : with_cuda) {
               SCOPED_TRACE(target.name + ": " + name_of(type, compute, paired, shape, T));
               Opened opened(target);
               const Strided y(T, shape.rows, 3);
@@ -241,6 +243,35 @@ TEST_P(MatmulRows, DoNotDependOnThreads) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, MatmulRows, testing::ValuesIn(cpu_targets()), name_of_target);
+
+// The same of the CUDA backend, whose kernels for few and for many rows add in one order.
+TEST(MatmulRowsCuda, DependOnThemselvesAlone) {
+  Random random(6);
+  Opened cuda(cuda_target());
+  for (const WeightType type : kTypes)
+    for (const bool paired : {false, true})
+      for (const Compute compute : kComputes) {
+        const int64_t cols = two_level(type) ? 2304 : quantised(type) ? 2432 : 1187, T = 37;
+        SCOPED_TRACE(name_of(type, compute, paired, {40, cols}, T));
+        const Weight w = random.weight(type, 40, cols, paired);
+        const auto epilogue = paired ? Epilogue::swiglu : Epilogue::none;
+        const Tensor x = random.tensor({T, cols});
+        const Tensor y(DType::f32, {T, 40});
+        matmul(cuda.device(), x, w, epilogue, compute, y);
+        for (const auto& [first, count] :
+             {std::pair<int64_t, int64_t>{0, 1}, {T - 1, 1}, {3, 7}, {5, 13}, {2, 34}}) {
+          const Strided part(count, 40, 8);
+          matmul(cuda.device(), rows(x.view(), first, count), w, epilogue, compute, part.view);
+          ASSERT_TRUE(same_bits(part.view, rows(y.view(), first, count))) << "from row " << first;
+        }
+        // Among strangers of wild sizes, in the second tile of rows.
+        const Tensor mixed = random.tensor({160, cols}, 1e6f);
+        std::copy_n(x.view().row<float>(5), cols, mixed.view().row<float>(150));
+        const Tensor z(DType::f32, {160, 40});
+        matmul(cuda.device(), mixed, w, epilogue, compute, z);
+        ASSERT_EQ(bits_of_row(z.view(), 150), bits_of_row(y.view(), 5));
+      }
+}
 
 }  // namespace
 }  // namespace sala::test

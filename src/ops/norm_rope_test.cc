@@ -26,7 +26,7 @@ TEST_P(NormRope, EmbedTakesScaledRows) {
 TEST_P(NormRope, ResidualNormAddsThenNormalises) {
   Random random(2);
   for (const int64_t T : {1, 2, 7, 33})
-    for (const int64_t D : {1, 7, 16, 33, 257, 4096}) {
+    for (const int64_t D : {1, 7, 16, 33, 257, 4096, 5003}) {
       SCOPED_TRACE(fmt::format("{} x {}", T, D));
       const Tensor w = random.tensor({D});
       const Strided a(random.tensor({T, D}), 3);
@@ -44,6 +44,23 @@ TEST_P(NormRope, ResidualNormAddsThenNormalises) {
       EXPECT_TRUE(close(x.view, expected.view(), 8 * kEpsilon * 16)) << "without a";
       residual_norm(device(), expected_h, {}, 1, w, 1e-5f, expected_h);
       EXPECT_TRUE(close(expected_h.view(), expected.view(), 8 * kEpsilon * 16)) << "in place";
+    }
+}
+
+// Rows on a boundary of 16 bytes whose last four elements are not all theirs.
+TEST_P(NormRope, ResidualNormOfAlignedRowsEndsWithThem) {
+  Random random(6);
+  const Tensor w = random.tensor({7});
+  const Tensor start = random.tensor({5, 7});
+  const Tensor expected_h = copy_of(start), expected(DType::f32, {5, 7});
+  const Strided h(start, 9), a(random.tensor({5, 7}), 9), x(5, 7, 9);
+  residual_norm(reference(), expected_h, a.view, 0.4f, w, 1e-5f, expected);
+  residual_norm(device(), h.view, a.view, 0.4f, w, 1e-5f, x.view);
+  EXPECT_TRUE(close(h.view, expected_h.view(), 4 * kEpsilon * 4));
+  EXPECT_TRUE(close(x.view, expected.view(), 8 * kEpsilon * 4));
+  for (int64_t i = 0; i < x.all.view().size(); ++i)
+    if (i % 16 < 4 || i % 16 >= 11) {
+      EXPECT_TRUE(std::isnan(x.all.view().as<float>()[i])) << i;
     }
 }
 
@@ -104,7 +121,7 @@ struct Heads {
 TEST_P(NormRope, QkNormRopeNormalisesThenTurns) {
   Random random(3);
   for (const auto [heads, d] :
-       {Heads{4, 8}, Heads{3, 64}, Heads{2, 128}, Heads{1, 36}, Heads{5, 2}})
+       {Heads{4, 8}, Heads{3, 64}, Heads{2, 128}, Heads{1, 36}, Heads{5, 2}, Heads{2, 182}})
     for (const int64_t T : {1, 2, 7, 33})
       for (const bool norm : {false, true})
         for (const bool turn : {false, true}) {
@@ -154,7 +171,8 @@ TEST_P(NormRopeRows, DependOnThemselvesAlone) {
   Random random(5);
   constexpr int64_t T = 67;
   constexpr int64_t D = 6 * 40;
-  const std::unique_ptr<Device> alone = open_cpu(1);
+  const bool cuda = GetParam().threads == kCuda;
+  const std::unique_ptr<Device> alone = cuda ? open_cuda() : open_cpu(1);
   const Tensor w = random.tensor({D});
   const Tensor head_w = random.tensor({40});
   const Tensor a = random.tensor({T, D});
@@ -185,7 +203,13 @@ TEST_P(NormRopeRows, DependOnThemselvesAlone) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, NormRopeRows, testing::ValuesIn(cpu_targets()), name_of_target);
+std::vector<Target> targets_with_rows() {
+  std::vector<Target> all = cpu_targets();
+  all.push_back(cuda_target());
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(Devices, NormRopeRows, testing::ValuesIn(targets_with_rows()),
+                         name_of_target);
 
 }  // namespace
 }  // namespace sala::test

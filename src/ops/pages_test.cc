@@ -127,6 +127,39 @@ TEST_P(Pages, LieInAnyFrames) {
   }
 }
 
+// Every backend stores the same bits, gaps and padding included.
+TEST_P(Pages, HoldTheReferencesBits) {
+  const PagesCase& c = GetParam();
+  Random random(6);
+  const PagesInputs in = pages_inputs(random, c);
+  // Zeros of both signs are the least of some groups.
+  for (const Streams* x : {&in.k, &in.v})
+    for (int64_t i = 0; i < (*x)[0].view().size() / 2; ++i) {
+      float& value = (*x)[0].view().as<float>()[i];
+      if (value < 0) value = random.between(0, 1) == 0 ? 0.0f : -0.0f;
+    }
+  const Crowd crowd(random, c.lengths, c.page);
+  const Schedule schedule = random_pieces(random, c.lengths, 60);
+  const auto fill = [&](Device& device, const PagesMemory& memory) {
+    for (const auto& pieces : schedule) {
+      const Step step = crowd.step(pieces);
+      const Strided k(gather(in.k, step), 3), v(gather(in.v, step), 5);
+      kv_append(device, step.sequences(), k.view, v.view, memory.pages);
+      compress_keys(device, step.sequences(), memory.pages, memory.fine);
+      compress_keys(device, step.sequences(), memory.pages, memory.coarse);
+    }
+  };
+  const PagesMemory expected(c, crowd);
+  fill(*open_reference(), expected);
+  for (const Target& target : targets()) {
+    SCOPED_TRACE(target.name);
+    Opened opened(target);
+    const PagesMemory memory(c, crowd);
+    fill(opened.device(), memory);
+    EXPECT_TRUE(memory == expected) << "pages or compressed keys differ";
+  }
+}
+
 /// The sequences of a step of which `kept` tokens are in the pages already.
 struct Replay {
   Replay(const Step& of, const std::vector<int32_t>& kept_of)

@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""What ptxas said of each kernel: scripts/cuda_report.py BUILD_LOG prints a table of registers, shared memory and spills for each
+architecture, largest first, and exits with 1 where a kernel spills registers to memory.
+
+BUILD_LOG is the output of `scripts/build.sh cuda sala_cuda` (nvcc -Xptxas=-v)."""
+import re
+import subprocess
+import sys
+
+ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\w+)'")
+SPILL = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
+USED = re.compile(r"Used (\d+) registers(?:.*?(\d+) bytes smem)?")
+
+
+def short(name):
+    """sala::cuda::(anonymous namespace)::f<...>(...) as f<...>."""
+    name = re.sub(r"\(anonymous namespace\)::|<unnamed>::|sala::cuda::|sala::|void ", "", name)
+    depth, end = 0, len(name)
+    for i, c in enumerate(name):
+        depth += (c == "<") - (c == ">")
+        if c == "(" and depth == 0:
+            end = i
+            break
+    return re.sub(r"\((\w+)\)", r"\1 ", name[:end])
+
+
+def main():
+    kernels, current = {}, None
+    for line in open(sys.argv[1], errors="replace"):
+        if found := ENTRY.search(line):
+            current = kernels.setdefault(found.groups(), {"registers": 0, "shared": 0, "spills": 0})
+        elif current is not None and (found := SPILL.search(line)):
+            current["spills"] += int(found[1]) + int(found[2])
+        elif current is not None and (found := USED.search(line)):
+            current |= {"registers": int(found[1]), "shared": int(found[2] or 0)}
+    if not kernels:
+        sys.exit(f"{sys.argv[1]} holds no report of ptxas; a build that had nothing to compile says nothing")
+    names = subprocess.run(["c++filt"], input="\n".join(name for name, _ in kernels), stdout=subprocess.PIPE, text=True,
+                           check=True).stdout.splitlines()
+    rows = sorted(((value["registers"], short(name), arch, value) for name, ((_, arch), value) in zip(names, kernels.items())),
+                  key=lambda row: (-row[0], row[1], row[2]))
+    print(f"{'kernel':70} {'sm':>5} {'registers':>9} {'shared':>7} {'spills':>6}")
+    for registers, name, arch, value in rows:
+        print(f"{name[:70]:70} {arch:>5} {registers:9} {value['shared']:7} {value['spills']:6}")
+    spilling = sum(value["spills"] > 0 for *_, value in rows)
+    print(f"{len(rows)} kernels, {spilling} of them spill")
+    return 1 if spilling else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

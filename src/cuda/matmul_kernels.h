@@ -1,0 +1,71 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/platform.h"
+#include "ops/weight.h"
+
+/// What the kernels of matmul share.
+///
+/// The order of a sum is the same in all kernels of a kind of product, so that a row's result
+/// depends on that row alone: the columns are cut into at most kSegments segments (by their number
+/// alone), each segment is one chain that begins at zero, columns or groups ascending, and the
+/// segments are added in order.
+namespace sala::cuda {
+
+inline constexpr int kSegments = 16;
+
+/// Rows of activations up to which a matmul reads weights straight into registers.
+inline constexpr int64_t kDecodeRows = 32;
+/// What the converted activations' rows are a multiple of, the rest being zero.
+inline constexpr int64_t kRowUnit = 16;
+/// Columns that kernels walk in one step, of which a segment is a multiple: of f32 and bf16
+/// activations, which end in zeros up to a multiple, and of int8 ones.
+inline constexpr int64_t kValueChunk = 64;
+inline constexpr int64_t kCodeChunk = 128;
+
+constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+/// Columns of a segment.
+constexpr int64_t segment_columns(int64_t cols, int64_t chunk) {
+  return round_up(round_up(cols, chunk) / chunk, kSegments) / kSegments * chunk;
+}
+
+/// Columns of an int8 activation group's sum: those of the weight's group.
+constexpr int sum_columns(WeightType type) {
+  return quantised(type) ? group_columns(type) : kGroup;
+}
+
+/// One call, as the kernels see it.
+struct Product {
+  const std::byte* panels = nullptr;
+  int64_t panel_bytes = 0;
+  int64_t panel_count = 0;  ///< both parts of a pair
+  int64_t rows = 0;         ///< outputs
+  int64_t cols = 0;
+  bool paired = false;
+  int64_t segment = 0;  ///< columns
+
+  int64_t tokens = 0;
+  int64_t padded_tokens = 0;      ///< a multiple of kRowUnit; the rest is zero
+  const std::byte* x = nullptr;   ///< f32, bf16 or s8 [padded_tokens][x_stride]
+  int64_t x_stride = 0;           ///< elements
+  const float* scales = nullptr;  ///< int8: [groups][padded_tokens] of { scale, scale * sum }
+
+  float* y = nullptr;
+  int64_t y_stride = 0;
+};
+
+__device__ inline float swiglu(float gate, float up) { return gate / (1 + expf(-gate)) * up; }
+
+/// Products in f32 of any weight with f32 activations (matmul_fma.cu).
+void matmul_fma(Device& device, WeightType type, const Product& product);
+/// Products of bf16 weights and activations, of codes and int8 activations on tensor cores, for few
+/// rows (matmul_decode.cu) and for many (matmul_prefill.cu).
+void matmul_decode_bf16(Device& device, const Product& product);
+void matmul_decode_int8(Device& device, WeightType type, const Product& product);
+void matmul_prefill_bf16(Device& device, const Product& product);
+void matmul_prefill_int8(Device& device, WeightType type, const Product& product);
+
+}  // namespace sala::cuda
