@@ -130,6 +130,7 @@ __global__ void __launch_bounds__(kWarps* kWarpThreads)
 
   Row rows[2];  // of this lane
   uint32_t q[kSteps][4];
+#pragma unroll
   for (int i = 0; i < 2; ++i) {
     Row& row = rows[i];
     const int r = warp * kWarpRows + lane / 4 + 8 * i;
@@ -248,6 +249,7 @@ __global__ void __launch_bounds__(kWarps* kWarpThreads)
     if (touched && following.key / kSegment != visit.key / kSegment) {
       touched = false;
       Factors factors[2];
+#pragma unroll
       for (int i = 0; i < 2; ++i) {
         running[i].sum += __shfl_xor_sync(kAllLanes, running[i].sum, 1);
         running[i].sum += __shfl_xor_sync(kAllLanes, running[i].sum, 2);
@@ -263,11 +265,14 @@ __global__ void __launch_bounds__(kWarps* kWarpThreads)
     }
     visit = following;
   }
+#pragma unroll
   for (int i = 0; i < 2; ++i) {
     const Row& row = rows[i];
     if (!row.there) continue;
     float* part = call.parts > 0 ? call.part_of(row.t, row.head, blockIdx.z) : nullptr;
+#pragma unroll
     for (int n = 0; n < kOutputs; ++n)
+#pragma unroll
       for (int j = 0; j < 2; ++j) {
         const int c = n * 8 + quad * 2 + j;
         const float value = s.total[warp][n * 4 + 2 * i + j][lane];

@@ -27,6 +27,7 @@ struct QueryFragments {
 
   __device__ QueryFragments(const SelectCall& call, const Query& query) {
     const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
+#pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int head = lane / 4 + 8 * i;
       const float* x =

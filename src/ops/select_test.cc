@@ -245,6 +245,44 @@ TEST_P(Select, GivesTiesToTheLowestBlock) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, Select, testing::ValuesIn(pages_cases()), name_of_case);
 
+// The last tokens of long sequences, whose blocks fill several tiles: keys of both types, heads of
+// the sizes that tensor cores take and of none.
+TEST(SelectOnCuda, ChoosesAmongManyBlocks) {
+  const auto shape = [](int heads, int kv_heads, int head_dim, KvType type) {
+    PagesCase c{"",        heads,           kv_heads, head_dim, 16, windows(8, 4), windows(32, 16),
+                {1, 2, 9}, {2300, 700, 31}, type,     2};
+    c.compute = type == KvType::f32 ? Compute::f32 : Compute::bf16;
+    return c;
+  };
+  for (const PagesCase& c : {shape(14, 2, 64, KvType::bf16), shape(16, 1, 96, KvType::int8),
+                             shape(10, 2, 128, KvType::bf16), shape(20, 1, 40, KvType::bf16),
+                             shape(6, 2, 32, KvType::f32)}) {
+    SCOPED_TRACE(fmt::format("{} heads of {}", c.heads, c.head_dim));
+    Random random(6);
+    const PagesInputs in = pages_inputs(random, c);
+    const Crowd crowd(random, c.lengths, c.page);
+    Filled filled(c, in, crowd);
+    filled.step = crowd.step({{1, 690, 10}, {0, 2296, 4}, {2, 24, 7}});
+    filled.q = gather(in.q, filled.step);
+    std::vector<std::vector<double>> scores;
+    for_each_query(filled, [&](int64_t b, int64_t t, int64_t, int g) {
+      scores.push_back(reference::block_scores(filled.step.sequences(), filled.q,
+                                               filled.memory.pages, filled.memory.fine,
+                                               filled.memory.coarse, b, t, g, c.compute));
+    });
+    const double tolerance = 32 * kEpsilon * (1 + c.size * std::sqrt(c.head_dim));
+    Opened opened(cuda_target());
+    for (const Selection& selection : {c.selection, Selection{0, 0, 1}, Selection{2, 3, 40}}) {
+      const Chosen chosen = choose(opened.device(), filled, selection);
+      size_t query = 0;
+      for_each_query(filled, [&](int64_t, int64_t t, int64_t p, int g) {
+        ASSERT_TRUE(right(chosen.list(t, g), scores[query++], selection, tolerance))
+            << "token " << t << " at " << p << ", kv head " << g << ", top " << selection.top;
+      });
+    }
+  }
+}
+
 /// Numbers in [-2, 2) that any language can make: multiples of 1/64 from a hash of their index.
 float hashed(uint32_t seed, int64_t i) {
   uint32_t h = (static_cast<uint32_t>(i) + seed) * 2654435761U;

@@ -179,6 +179,10 @@ const std::byte* exchange(const void* value, size_t bytes) {
 }
 
 void copy_later(void* to, const void* from, size_t bytes) {
+  if (running->seed % 2 == 0) {
+    std::memcpy(to, from, bytes);
+    return;
+  }
   self().copies.push_back({to, from, bytes});
 }
 

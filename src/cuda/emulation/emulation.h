@@ -13,8 +13,9 @@
 /// ascending or descending order, by turns of a seed, each as far as the next barrier of the block,
 /// and so do the threads of a warp as far as the warp's next operation), shared memory that
 /// nobody wrote (NaN in every block), reads of asynchronous copies before they were waited for
-/// (they are made then), barriers that some threads of a warp or block never reach (panic), and
-/// with the address sanitizer everything outside a buffer.
+/// and what such a copy overwrites too early (in one block they are made when waited for, in
+/// another at once), barriers that some threads of a warp or block never reach (panic), and with
+/// the address sanitizer everything outside a buffer.
 #define __global__
 #define __device__
 #define __host__
@@ -48,7 +49,7 @@ void block_barrier();
 /// they gave, `lane` after `lane` 32 bytes apart, valid until the thread's second warp operation
 /// from here.
 const std::byte* exchange(const void* value, size_t bytes);
-/// An asynchronous copy of this thread, made when a wait asks for it.
+/// An asynchronous copy of this thread, made at once or when a wait asks for it.
 void copy_later(void* to, const void* from, size_t bytes);
 void commit_copies();
 void wait_copies(int groups_left);
