@@ -55,16 +55,12 @@ struct Fragments {
   uint32_t a[4], b[2];
 };
 
-/// The register that holds A[row, k], and the one that holds B[k, column].
-template <int kEach>
-uint32_t register_a(const std::byte* gifts, int row, int k) {
-  const int word = k / kEach;
-  return from_lane<Fragments>(gifts, row % 8 * 4 + word % 4).a[row / 8 + word / 4 * 2];
+/// The register that holds A[row, k] for the k of four-byte word `word`, and that of B[k, column].
+inline uint32_t word_a(const std::byte* gifts, int row, int word) {
+  return from_lane<uint32_t>(gifts + 4 * (row / 8 + word / 4 * 2), row % 8 * 4 + word % 4);
 }
-template <int kEach>
-uint32_t register_b(const std::byte* gifts, int k, int column) {
-  const int word = k / kEach;
-  return from_lane<Fragments>(gifts, column * 4 + word % 4).b[word / 4];
+inline uint32_t word_b(const std::byte* gifts, int word, int column) {
+  return from_lane<uint32_t>(gifts + 4 * (4 + word / 4), column * 4 + word % 4);
 }
 
 /// Tensor cores cut the sum off towards zero.
@@ -73,17 +69,20 @@ inline float toward_zero(double x) {
   return std::abs(static_cast<double>(near)) > std::abs(x) ? std::nextafterf(near, 0.0f) : near;
 }
 
-inline float bf16_at(uint32_t pair, int k) {
-  return bf16_to_f32(static_cast<uint16_t>(k % 2 == 0 ? pair : pair >> 16));
+inline double bf16_product(uint32_t a, uint32_t b) {
+  return static_cast<double>(std::bit_cast<float>(a << 16)) * std::bit_cast<float>(b << 16) +
+         static_cast<double>(std::bit_cast<float>(a & 0xFFFF0000)) *
+             std::bit_cast<float>(b & 0xFFFF0000);
 }
 
-inline void mma_bytes(int32_t (&c)[4], const Fragments& mine, int columns) {
+inline void mma_bytes(int32_t (&c)[4], const Fragments& mine, int words) {
   const std::byte* gifts = exchange(&mine, sizeof mine);
   for (int i = 0; i < 4; ++i)
-    for (int k = 0; k < columns; ++k) {
-      const uint32_t a = register_a<4>(gifts, lane() / 4 + i / 2 * 8, k);
-      const uint32_t b = register_b<4>(gifts, k, lane() % 4 * 2 + i % 2);
-      c[i] += static_cast<uint8_t>(a >> 8 * (k % 4)) * static_cast<int8_t>(b >> 8 * (k % 4));
+    for (int word = 0; word < words; ++word) {
+      const uint32_t a = word_a(gifts, lane() / 4 + i / 2 * 8, word);
+      const uint32_t b = word_b(gifts, word, lane() % 4 * 2 + i % 2);
+      for (int shift = 0; shift < 32; shift += 8)
+        c[i] += static_cast<uint8_t>(a >> shift) * static_cast<int8_t>(b >> shift);
     }
 }
 
@@ -98,14 +97,13 @@ __device__ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uin
   const std::byte* gifts = exchange(&mine, sizeof mine);
   for (int i = 0; i < 4; ++i) {
     double sum = static_cast<double>(c[i]);
-    for (int k = 0; k < 16; ++k)
-      sum += static_cast<double>(bf16_at(register_a<2>(gifts, lane() / 4 + i / 2 * 8, k), k)) *
-             static_cast<double>(bf16_at(register_b<2>(gifts, k, lane() % 4 * 2 + i % 2), k));
+    for (int word = 0; word < 8; ++word)
+      sum += bf16_product(word_a(gifts, lane() / 4 + i / 2 * 8, word),
+                          word_b(gifts, word, lane() % 4 * 2 + i % 2));
     c[i] = toward_zero(sum);
   }
 #else
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -115,10 +113,9 @@ __device__ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uin
 /// c [16, 8] += a [16, 32] b [32, 8] of unsigned times signed bytes, a warp together; exact.
 __device__ inline void mma_bytes(int32_t (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #ifdef SALA_CUDA_EMULATION
-  emulation::mma_bytes(c, {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, 32);
+  emulation::mma_bytes(c, {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, 8);
 #else
-  asm volatile(
-      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%0, %1, %2, %3};"
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -128,10 +125,9 @@ __device__ inline void mma_bytes(int32_t (&c)[4], const uint32_t (&a)[4], const 
 /// The same of 16 columns: a [16, 16] b [16, 8].
 __device__ inline void mma_bytes(int32_t (&c)[4], const uint32_t (&a)[2], uint32_t b) {
 #ifdef SALA_CUDA_EMULATION
-  emulation::mma_bytes(c, {{a[0], a[1], 0, 0}, {b, 0}}, 16);
+  emulation::mma_bytes(c, {{a[0], a[1], 0, 0}, {b, 0}}, 4);
 #else
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
       "{%0, %1, %2, %3};"
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(b));
