@@ -9,7 +9,12 @@
 namespace sala::cuda {
 namespace {
 
-constexpr int kThreads = kSegments * kWarpThreads;
+/// Warps of a block that makes kTiles tiles of 8 rows: one a segment, or half as many with twice
+/// the registers.
+template <int kTiles>
+constexpr int kWarps = kSegments / kTiles;
+template <int kTiles>
+constexpr int kThreads = kWarps<kTiles> * kWarpThreads;
 constexpr int kPitch = kPanel + 4;  // the stores of a warp fall into different banks
 
 template <int kParts, int kTiles>
@@ -18,8 +23,8 @@ struct Shared {
 };
 
 /// Where a thread of a decode kernel is: a block makes 32 outputs (of both parts of a pair) of
-/// 8 * kTiles rows of activations, warp w its segment w of the columns, lane 4 g + t as in
-/// matmul_weights.h.
+/// 8 * kTiles rows of activations, a warp its segments of the columns of each part, lane 4 g + t as
+/// in matmul_weights.h.
 struct Place {
   __device__ Place(const Product& p, int rows, int parts) {
     lane = static_cast<int>(threadIdx.x) % kWarpThreads;
@@ -28,32 +33,43 @@ struct Place {
     unit = blockIdx.x / tiles;
     first_row = blockIdx.x % tiles * rows;
     panel = p.panels + unit * parts * p.panel_bytes;
-    begin = warp * p.segment;
-    end = begin + p.segment < p.cols ? begin + p.segment : p.cols;
   }
   int lane, warp;
   int64_t unit, first_row;
   const std::byte* panel;
-  int64_t begin, end;  ///< columns
 };
 
-/// Adds the segments in order, through shared memory, and writes the outputs.
+/// The columns of segment i.
+struct Segment {
+  __device__ Segment(const Product& p, int i)
+      : begin(i * p.segment), end(begin + p.segment < p.cols ? begin + p.segment : p.cols) {}
+  int64_t begin, end;
+};
+
+template <int kTiles>
+using Sums = float[kTiles][kRowTiles][4];
+
+/// Brings the sums of a segment of a part into shared memory.
 template <int kParts, int kTiles>
-__device__ void finish(const Product& p, const Place& at,
-                       const float (&sum)[kParts][kTiles][kRowTiles][4]) {
+__device__ void keep(const Place& at, int part, int segment, const Sums<kTiles>& sum) {
   auto& s = shared<Shared<kParts, kTiles>>();
   const int g = at.lane / 4, t = at.lane % 4;
-  for (int part = 0; part < kParts; ++part)
-    for (int tile = 0; tile < kTiles; ++tile)
-      for (int i = 0; i < 2; ++i) {
-        const auto& c = sum[part][tile];
-        *reinterpret_cast<Floats4*>(&s.sums[at.warp][part][8 * tile + 2 * t + i][4 * g]) = {
-            {c[0][i], c[0][2 + i], c[1][i], c[1][2 + i]}};
-      }
+  for (int tile = 0; tile < kTiles; ++tile)
+    for (int i = 0; i < 2; ++i) {
+      const auto& c = sum[tile];
+      *reinterpret_cast<Floats4*>(&s.sums[segment][part][8 * tile + 2 * t + i][4 * g]) = {
+          {c[0][i], c[0][2 + i], c[1][i], c[1][2 + i]}};
+    }
+}
+
+/// Adds the segments in order and writes the outputs.
+template <int kParts, int kTiles>
+__device__ void finish(const Product& p, const Place& at) {
+  auto& s = shared<Shared<kParts, kTiles>>();
   __syncthreads();
   const int n = at.lane;
   const int64_t out = at.unit * kPanel + n;
-  for (int row = at.warp; row < 8 * kTiles; row += kSegments) {
+  for (int row = at.warp; row < 8 * kTiles; row += kWarps<kTiles>) {
     float total[kParts] = {};
     for (int segment = 0; segment < kSegments; ++segment)
       for (int part = 0; part < kParts; ++part) total[part] += s.sums[segment][part][row][n];
@@ -64,30 +80,24 @@ __device__ void finish(const Product& p, const Place& at,
 }
 
 /// bf16 weights times bf16 activations: 4 KB of weights under way a warp.
-template <int kParts, int kTiles>
-__global__ void __launch_bounds__(kThreads) bf16_decode(Product p) {
-  const Place at(p, 8 * kTiles, kParts);
+template <int kTiles>
+__device__ void sum_bf16(const Product& p, const Place& at, const std::byte* panel,
+                         const Segment& segment, Sums<kTiles>& sum) {
   const int g = at.lane / 4, t = at.lane % 4;
-  constexpr int kHalves = 2 / kParts;  // of 32 columns, in a step
   const int64_t pairs = (p.cols + 1) / 2;
   const std::byte* x = p.x + ((at.first_row + g) * p.x_stride + 8 * t) * 2;
 
-  float sum[kParts][kTiles][kRowTiles][4] = {};
-  for (int64_t k = at.begin; k < at.end; k += 32 * kHalves) {
-    Words4 w[kParts][kHalves][4];
+  for (int64_t k = segment.begin; k < segment.end; k += kValueChunk) {
+    Words4 w[2][4];
 #pragma unroll
-    for (int part = 0; part < kParts; ++part)
+    for (int half = 0; half < 2; ++half)
 #pragma unroll
-      for (int half = 0; half < kHalves; ++half)
+      for (int i = 0; i < 4; ++i) {
+        const int64_t pair = k / 2 + 16 * half + 4 * t + i;
+        w[half][i] = pair < pairs ? load_once(panel + pair * 4 * kPanel + 16 * g) : Words4{};
+      }
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int64_t pair = k / 2 + 16 * half + 4 * t + i;
-          w[part][half][i] =
-              pair < pairs ? load_once(at.panel + part * p.panel_bytes + pair * 4 * kPanel + 16 * g)
-                           : Words4{};
-        }
-#pragma unroll
-    for (int half = 0; half < kHalves; ++half)
+    for (int half = 0; half < 2; ++half)
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
         const auto b =
@@ -95,80 +105,102 @@ __global__ void __launch_bounds__(kThreads) bf16_decode(Product p) {
 #pragma unroll
         for (int step = 0; step < 2; ++step)
 #pragma unroll
-          for (int part = 0; part < kParts; ++part)
-#pragma unroll
-            for (int j = 0; j < kRowTiles; ++j)
-              add_bf16(sum[part][tile][j], w[part][half], j, step, b);
+          for (int j = 0; j < kRowTiles; ++j) add_bf16(sum[tile][j], w[half], j, step, b);
       }
   }
-  finish<kParts, kTiles>(p, at, sum);
 }
 
-/// Codes of weights times codes of activations: up to 4 KB of weights under way a warp.
-template <WeightType kType, int kParts, int kTiles>
-__global__ void __launch_bounds__(kThreads) int8_decode(Product p) {
+template <int kParts, int kTiles>
+__global__ void __launch_bounds__(kThreads<kTiles>, 1) bf16_decode(Product p) {
+  const Place at(p, 8 * kTiles, kParts);
+#pragma unroll 1
+  for (int turn = 0; turn < kParts * kTiles; ++turn) {
+    const int part = turn / kTiles, i = at.warp + turn % kTiles * kWarps<kTiles>;
+    Sums<kTiles> sum = {};
+    sum_bf16<kTiles>(p, at, at.panel + part * p.panel_bytes, Segment(p, i), sum);
+    keep<kParts, kTiles>(at, part, i, sum);
+  }
+  finish<kParts, kTiles>(p, at);
+}
+
+/// Groups whose weights a lane holds in registers: as many as take about 48 of them, 2 to 4 KB a
+/// warp.
+template <WeightType kType>
+__device__ constexpr int groups_at_once() {
+  const int registers = Layout<kType>::kCodes / (4 * kWarpThreads) + (two_level(kType) ? 6 : 4);
+  int groups = 1;
+  while (2 * groups * registers <= 48) groups *= 2;
+  return groups;
+}
+
+/// Codes of weights times codes of activations.
+template <WeightType kType, int kTiles>
+__device__ void sum_codes(const Product& p, const Place& at, const std::byte* panel,
+                          const Segment& segment, Sums<kTiles>& chain) {
   using L = Layout<kType>;
   using S = Steps<kType>;
-  const Place at(p, 8 * kTiles, kParts);
   const int g = at.lane / 4, t = at.lane % 4;
-  constexpr int kChunkGroups = static_cast<int>(kCodeChunk) / L::kColumns;
-  constexpr int kAtOnce = kChunkGroups / kParts > 0 ? kChunkGroups / kParts : 1;
+  constexpr int kAtOnce = groups_at_once<kType>();
   const std::byte* x = p.x + (at.first_row + g) * p.x_stride;
   const float* scales = p.scales + (at.first_row + 2 * t) * 2;
-  const int64_t last = at.end / L::kColumns;
+  const int last = static_cast<int>(segment.end / L::kColumns);
 
-  float chain[kParts][kTiles][kRowTiles][4] = {};
-  for (int64_t first = at.begin / L::kColumns; first < last; first += kAtOnce) {
-    Words4 raw[kAtOnce][kParts][S::kCount][S::kLoads];
-    RawScalings header[kAtOnce][kParts];
+  for (int first = static_cast<int>(segment.begin / L::kColumns); first < last; first += kAtOnce) {
+    Words4 raw[kAtOnce][S::kCount][S::kLoads] = {};
+    RawScalings header[kAtOnce] = {};
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i)
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i >= last) continue;
+      const std::byte* group = panel + L::group_place(first + i);
+      header[i] = raw_scalings<kType>(panel + L::super_place(first + i), group, 4 * g);
 #pragma unroll
-      for (int part = 0; part < kParts; ++part) {
-        if (first + i >= last) continue;
-        const std::byte* panel = at.panel + part * p.panel_bytes;
-        const std::byte* group = panel + L::group_place(first + i);
-        header[i][part] = raw_scalings<kType>(panel + L::super_place(first + i), group, 4 * g);
+      for (int step = 0; step < S::kCount; ++step)
 #pragma unroll
-        for (int step = 0; step < S::kCount; ++step)
-#pragma unroll
-          for (int l = 0; l < S::kLoads; ++l)
-            raw[i][part][step][l] =
-                load_once(group + L::kHeader + S::row(step, l, t) * 4 * kPanel + 16 * g);
-      }
+        for (int l = 0; l < S::kLoads; ++l)
+          raw[i][step][l] =
+              load_once(group + L::kHeader + S::row(step, l, t) * 4 * kPanel + 16 * g);
+    }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       if (first + i >= last) continue;
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        const std::byte* codes = x + 8 * tile * p.x_stride + (first + i) * L::kColumns;
+        const std::byte* codes = x + 8 * tile * p.x_stride + int64_t{first + i} * L::kColumns;
         const auto pair = *reinterpret_cast<const PairScales*>(
             scales + ((first + i) * p.padded_tokens + 8 * tile) * 2);
-        int32_t sum[kParts][kRowTiles][4] = {};
+        int32_t sum[kRowTiles][4] = {};
 #pragma unroll
         for (int step = 0; step < S::kCount; ++step) {
           const Words2 b = S::load_activations(codes + S::activations(step, t));
 #pragma unroll
-          for (int part = 0; part < kParts; ++part)
-#pragma unroll
-            for (int j = 0; j < kRowTiles; ++j) S::add(sum[part][j], raw[i][part][step], j, b);
+          for (int j = 0; j < kRowTiles; ++j) S::add(sum[j], raw[i][step], j, b);
         }
 #pragma unroll
-        for (int part = 0; part < kParts; ++part)
-#pragma unroll
-          for (int j = 0; j < kRowTiles; ++j)
-            add_group<kType>(chain[part][tile][j], sum[part][j], header[i][part], j, pair);
+        for (int j = 0; j < kRowTiles; ++j)
+          add_group<kType>(chain[tile][j], sum[j], header[i], j, pair);
       }
     }
   }
-  finish<kParts, kTiles>(p, at, chain);
+}
+
+template <WeightType kType, int kParts, int kTiles>
+__global__ void __launch_bounds__(kThreads<kTiles>, 1) int8_decode(Product p) {
+  const Place at(p, 8 * kTiles, kParts);
+#pragma unroll 1
+  for (int turn = 0; turn < kParts * kTiles; ++turn) {
+    const int part = turn / kTiles, i = at.warp + turn % kTiles * kWarps<kTiles>;
+    Sums<kTiles> sum = {};
+    sum_codes<kType, kTiles>(p, at, at.panel + part * p.panel_bytes, Segment(p, i), sum);
+    keep<kParts, kTiles>(at, part, i, sum);
+  }
+  finish<kParts, kTiles>(p, at);
 }
 
 template <int kParts, int kTiles>
 void run(Device& device, const Product& p, void (*kernel)(Product)) {
   const int64_t tiles = (p.tokens + 8 * kTiles - 1) / (8 * kTiles);
-  launch(device, {.x = p.panel_count / kParts * tiles}, kThreads, sizeof(Shared<kParts, kTiles>),
-         kernel, p);
+  launch(device, {.x = p.panel_count / kParts * tiles}, kThreads<kTiles>,
+         sizeof(Shared<kParts, kTiles>), kernel, p);
 }
 
 }  // namespace

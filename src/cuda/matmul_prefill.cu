@@ -17,7 +17,7 @@ constexpr int kThreads = 256;
 constexpr int kPanels = 4, kRows = 128;     // of a block
 constexpr int kWarpPanels = 2, kTiles = 4;  // of a warp: tiles of 8 rows
 constexpr int kPieces = 8;                  // of 16 bytes in a line
-constexpr int64_t kBand = 16;               // tiles of rows that share weights in L2
+constexpr int kBand = 16;                   // tiles of rows that share weights in L2
 constexpr size_t kMostShared = 99 << 10;
 
 /// Where a thread is. Blocks of a band of rows walk the outputs together.
@@ -29,18 +29,18 @@ struct Place {
     const int warp = thread / kWarpThreads;
     warp_panel = warp % (kPanels / kWarpPanels) * kWarpPanels;
     warp_row = warp / (kPanels / kWarpPanels) * (8 * kTiles);
-    const int64_t row_tiles = (p.tokens + kRows - 1) / kRows;
-    const int64_t output_tiles = (p.panel_count + kPanels - 1) / kPanels;
-    const int64_t band = blockIdx.x / (kBand * output_tiles);
-    const int64_t place = blockIdx.x % (kBand * output_tiles);
-    const int64_t width = row_tiles - band * kBand < kBand ? row_tiles - band * kBand : kBand;
+    const int row_tiles = static_cast<int>((p.tokens + kRows - 1) / kRows);
+    const int output_tiles = static_cast<int>((p.panel_count + kPanels - 1) / kPanels);
+    const int block = static_cast<int>(blockIdx.x);
+    const int band = block / (kBand * output_tiles), place = block % (kBand * output_tiles);
+    const int width = row_tiles - band * kBand < kBand ? row_tiles - band * kBand : kBand;
     first_row = (band * kBand + place % width) * kRows;
     first_panel = place / width * kPanels;
     busy = first_row + warp_row < p.tokens && first_panel + warp_panel < p.panel_count;
   }
   int thread, g, t;
   int warp_panel, warp_row;  ///< in the block
-  int64_t first_row, first_panel;
+  int first_row, first_panel;
   bool busy;  ///< whether the warp has outputs
 };
 
@@ -77,12 +77,12 @@ __device__ inline void finish(const Product& p, const Place& at, const Sums& tot
   for (int tile = 0; tile < kTiles; ++tile)
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int64_t row = at.first_row + at.warp_row + 8 * tile + 2 * at.t + i;
+      const int64_t row = int64_t{at.first_row} + at.warp_row + 8 * tile + 2 * at.t + i;
       if (row >= p.tokens) continue;
       float value[kWarpPanels][4];
       for (int panel = 0; panel < kWarpPanels; ++panel)
         for (int n = 0; n < 4; ++n) value[panel][n] = total[panel][tile][n / 2][n % 2 * 2 + i];
-      const int64_t panel = at.first_panel + at.warp_panel;
+      const int64_t panel = int64_t{at.first_panel} + at.warp_panel;
       if (p.paired) {
         for (int n = 0; n < 4; ++n) value[0][n] = swiglu(value[0][n], value[1][n]);
         write(p, row, panel / 2 * kPanel + 4 * at.g, value[0]);
@@ -95,14 +95,14 @@ __device__ inline void finish(const Product& p, const Place& at, const Sums& tot
 
 /// Walks the chunks: `copy(stage, chunk)` begins to bring one, `multiply(stage, chunk)` uses it.
 template <int kStages, class Copy, class Multiply>
-__device__ inline void pipeline(int64_t chunks, const Copy& copy, const Multiply& multiply) {
+__device__ inline void pipeline(int chunks, const Copy& copy, const Multiply& multiply) {
 #pragma unroll
   for (int i = 0; i < kStages - 1; ++i) {
-    if (i < chunks) copy(i, int64_t{i});
+    if (i < chunks) copy(i, i);
     commit_copies();
   }
   int stage = 0, next = kStages - 1;
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+  for (int chunk = 0; chunk < chunks; ++chunk) {
     wait_copies<kStages - 2>();
     __syncthreads();  // the chunk is there for all, and nobody reads the stage that comes next
     if (chunk + kStages - 1 < chunks) copy(next, chunk + kStages - 1);
@@ -129,13 +129,12 @@ static_assert(sizeof(Bf16Shared) <= kMostShared);
 __device__ constexpr int pair_piece(int row, int c) { return c ^ row / 4 % 4 * 2; }
 __device__ constexpr int bf16_piece(int row, int c) { return c ^ row % 2 * 4; }
 
-__device__ inline void copy_bf16(const Product& p, const Place& at, Bf16Stage& stage,
-                                 int64_t chunk) {
+__device__ inline void copy_bf16(const Product& p, const Place& at, Bf16Stage& stage, int chunk) {
   const int64_t pairs = (p.cols + 1) / 2;
 #pragma unroll
   for (int i = at.thread; i < kPanels * kPairRows * kPieces; i += kThreads) {
     const int c = i % kPieces, row = i / kPieces % kPairRows, panel = i / kPieces / kPairRows;
-    const int64_t pair = chunk * kPairRows + row;
+    const int64_t pair = int64_t{chunk} * kPairRows + row;
     const bool valid = at.first_panel + panel < p.panel_count && pair < pairs;
     const int64_t place = (at.first_panel + panel) * p.panel_bytes + pair * 4 * kPanel + 16 * c;
     copy_async(&stage.w[panel][row][pair_piece(row, c)], p.panels + (valid ? place : 0), valid);
@@ -177,15 +176,15 @@ __device__ inline void multiply_bf16(const Place& at, const Bf16Stage& stage, Su
 }
 
 /// bf16 weights times bf16 activations, 64 columns a chunk.
-__global__ void __launch_bounds__(kThreads) bf16_prefill(Product p) {
+__global__ void __launch_bounds__(kThreads, 1) bf16_prefill(Product p) {
   auto& s = shared<Bf16Shared>();
   const Place at(p);
   Sums total = {}, sum = {};
-  const int64_t chunks = (p.cols + kValueChunk - 1) / kValueChunk;
-  const int64_t segment = p.segment / kValueChunk;
+  const int chunks = static_cast<int>((p.cols + kValueChunk - 1) / kValueChunk);
+  const int segment = static_cast<int>(p.segment / kValueChunk);
   pipeline<kBf16Stages>(
-      chunks, [&](int stage, int64_t chunk) { copy_bf16(p, at, s.stages[stage], chunk); },
-      [&](int stage, int64_t chunk) {
+      chunks, [&](int stage, int chunk) { copy_bf16(p, at, s.stages[stage], chunk); },
+      [&](int stage, int chunk) {
         if (!at.busy) return;
         multiply_bf16(at, s.stages[stage], sum);
         if ((chunk + 1) % segment == 0 || chunk + 1 == chunks) end_segment(total, sum);
@@ -212,21 +211,18 @@ struct CodeShared {
   static_assert(kStages * sizeof(CodeStage<kType>) <= kMostShared);
 };
 
-/// The places of piece c of a row of words of codes, and of a row of activations.
-template <WeightType kType>
-__device__ constexpr int code_piece(int row, int c) {
-  return c ^ Steps<kType>::lane_of(row) * 2;
-}
+/// The places of piece c of a row of words that lanes t load, and of a row of activations.
+__device__ constexpr int code_piece(int t, int c) { return c ^ t * 2; }
 __device__ constexpr int int8_piece(int row, int c) { return c ^ row % 4 * 2; }
 
 template <WeightType kType>
 __device__ inline void copy_codes(const Product& p, const Place& at, CodeStage<kType>& stage,
-                                  int64_t chunk) {
+                                  int chunk) {
   using L = Layout<kType>;
   using Stage = CodeStage<kType>;
   constexpr int kSuperPieces = L::kSuperHeader / 16, kGroupPieces = L::kGroupBytes / 16;
   constexpr int kHeaderPieces = L::kHeader / 16;
-  const int64_t groups = p.cols / L::kColumns, first = chunk * Stage::kGroups;
+  const int64_t groups = p.cols / L::kColumns, first = int64_t{chunk} * Stage::kGroups;
 #pragma unroll
   for (int i = at.thread; i < kPanels * Stage::kPanelPieces; i += kThreads) {
     const int piece = i % Stage::kPanelPieces, panel = i / Stage::kPanelPieces;
@@ -239,7 +235,8 @@ __device__ inline void copy_codes(const Product& p, const Place& at, CodeStage<k
       place = L::group_place(first + group) + 16 * in_group;
       valid = valid && first + group < groups;
       const int code = in_group - kHeaderPieces;
-      if (code >= 0) to += code_piece<kType>(code / kPieces, code % kPieces) - code % kPieces;
+      if (code >= 0)
+        to += code_piece(Steps<kType>::lane_of(code / kPieces), code % kPieces) - code % kPieces;
     }
     copy_async(&stage.w[panel][to],
                p.panels + (valid ? (at.first_panel + panel) * p.panel_bytes + place : 0), valid);
@@ -268,10 +265,9 @@ __device__ inline void multiply_codes(const Place& at, const CodeStage<kType>& s
 #pragma unroll 1
   for (int group = 0; group < groups; ++group) {
     const auto activations = [&](int tile, int step) {
-      const int row = at.warp_row + 8 * tile + at.g;
       const int place = group * L::kColumns + S::activations(step, at.t);
-      const auto* piece =
-          reinterpret_cast<const std::byte*>(&stage.x[row][int8_piece(row, place / 16)]);
+      const auto* piece = reinterpret_cast<const std::byte*>(
+          &stage.x[at.warp_row + 8 * tile + at.g][int8_piece(at.g, place / 16)]);
       return S::load_activations(piece + place % 16);
     };
 #pragma unroll
@@ -280,13 +276,13 @@ __device__ inline void multiply_codes(const Place& at, const CodeStage<kType>& s
       const std::byte* place = super + L::kSuperHeader + group * L::kGroupBytes;
       const auto* lines = reinterpret_cast<const Words4*>(place + L::kHeader);
       int32_t sum[kTiles][kRowTiles][4] = {};
-#pragma unroll
+#pragma unroll 1
       for (int step = 0; step < S::kCount; ++step) {
         Words4 raw[S::kLoads];
 #pragma unroll
         for (int l = 0; l < S::kLoads; ++l) {
           const int row = S::row(step, l, at.t);
-          raw[l] = lines[row * kPieces + code_piece<kType>(row, at.g)];
+          raw[l] = lines[row * kPieces + code_piece(at.t, at.g)];
         }
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) {
@@ -309,22 +305,21 @@ __device__ inline void multiply_codes(const Place& at, const CodeStage<kType>& s
 
 /// Codes of weights times codes of activations.
 template <WeightType kType>
-__global__ void __launch_bounds__(kThreads) int8_prefill(Product p) {
+__global__ void __launch_bounds__(kThreads, 1) int8_prefill(Product p) {
   constexpr int kStages = CodeShared<kType>::kStages;
   constexpr int kGroups = CodeStage<kType>::kGroups;
   auto& s = shared<CodeShared<kType>>();
   const Place at(p);
   Sums total = {}, chain = {};
-  const int64_t chunks = (p.cols + kCodeChunk - 1) / kCodeChunk;
-  const int64_t segment = p.segment / kCodeChunk;
-  const int64_t groups = p.cols / Layout<kType>::kColumns;
+  const int chunks = static_cast<int>((p.cols + kCodeChunk - 1) / kCodeChunk);
+  const int segment = static_cast<int>(p.segment / kCodeChunk);
+  const int groups = static_cast<int>(p.cols / Layout<kType>::kColumns);
   pipeline<kStages>(
-      chunks, [&](int stage, int64_t chunk) { copy_codes<kType>(p, at, s.stages[stage], chunk); },
-      [&](int stage, int64_t chunk) {
+      chunks, [&](int stage, int chunk) { copy_codes<kType>(p, at, s.stages[stage], chunk); },
+      [&](int stage, int chunk) {
         if (!at.busy) return;
-        const int64_t left = groups - chunk * kGroups;
-        multiply_codes<kType>(at, s.stages[stage],
-                              left < kGroups ? static_cast<int>(left) : kGroups, chain);
+        const int left = groups - chunk * kGroups;
+        multiply_codes<kType>(at, s.stages[stage], left < kGroups ? left : kGroups, chain);
         if ((chunk + 1) % segment == 0 || chunk + 1 == chunks) end_segment(total, chain);
       });
   finish(p, at, total);
