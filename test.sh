@@ -90,7 +90,7 @@ format() {
 }
 
 # Cases of true size, the scalar baseline, whole models on emulated CUDA kernels: minutes under a sanitizer, and the same lines as their small siblings.
-large='long_|released|CudaModel|IsTheProductOfTheRoundedActivations|cpu_baseline'
+large='long_|released|rounded128|CudaModel|MatmulRowsCuda|OnCudaLists|IsTheProductOfTheRoundedActivations|cpu_baseline'
 
 if [[ $all == yes ]]; then
   step format format
@@ -104,7 +104,7 @@ if [[ $all == yes ]]; then
   threaded=(parallel_test matmul_test attention_test select_test lightning_test norm_rope_test invariance_test engine_test
             http_test sala)
   if step tsan-build scripts/build.sh tsan "${threaded[@]}" -- -DSALA_TESTS=ON; then
-    tests tsan -L 'unit|cli' -R '^(base|engine)[.]|^server[.]Http|^cpu[.].*(threads|Alone)|^overload$' -E "$large"
+    tests tsan -L 'unit|cli' -R '^(base|engine)[.]|^server[.]Http|^cpu[.].*(threads|Alone)|^overload$' -E "$large|[Cc]uda"  # fibers are no threads
   fi
 fi
 
