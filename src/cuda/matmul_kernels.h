@@ -11,7 +11,8 @@
 /// The order of a sum is the same in all kernels of a kind of product, so that a row's result
 /// depends on that row alone: the columns are cut into at most kSegments segments (by their number
 /// alone), each segment is one chain that begins at zero, columns or groups ascending, and the
-/// segments are added in order.
+/// segments are added in order. Inside one step of bf16 products tensor cores add as they do, which
+/// differs among their generations; sums of codes are exact everywhere.
 namespace sala::cuda {
 
 inline constexpr int kSegments = 16;
