@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # ./test.sh: builds build/release and runs every test: units, the program against the reference, text oracles, bad input.
-# ./test.sh --all: also clang 19 with thread-safety analysis and the sanitizers, 10 s of each fuzz target, the format.
+# ./test.sh --all: also clang 19 with thread-safety analysis and the sanitizers, 10 s of each fuzz target, the format, nvcc.
 # The last line counts: N passed, N failed, N skipped. Exit status 1 if anything failed.
 set -uo pipefail
 cd "$(dirname "$0")"
@@ -99,6 +99,14 @@ if [[ $all == yes ]]; then
     for target in build/asan/fuzz/fuzz_*; do
       step "$(basename "$target")" fuzz "$(basename "$target")"
     done
+  fi
+  # Kernels for NVIDIA GPUs, for one of them; none may spill registers to memory.
+  if command -v nvcc > /dev/null; then
+    rm -rf build/cuda  # a build with nothing to compile would report nothing
+    step cuda-build scripts/build.sh cuda sala_cuda -- -DSALA_TESTS=OFF -DCMAKE_CUDA_ARCHITECTURES=90-real &&
+      step cuda-spills scripts/cuda_report.py "$results/cuda-build.log"
+  else
+    skip cuda-build "no nvcc on PATH (scripts/cuda_toolkit.sh gets one)"
   fi
   # Threads share work in the pool, in the kernels and in the steps above them; and a server has many clients.
   threaded=(parallel_test matmul_test attention_test select_test lightning_test norm_rope_test invariance_test engine_test
