@@ -211,7 +211,7 @@ TEST_P(Lightning, OfATokenDependsOnItsPastAlone) {
   }
 }
 
-TEST_P(Lightning, OfATokenOnAGpuDependsOnItsPastAlone) {
+TEST_P(Lightning, OfATokenOnCudaDependsOnItsPastAlone) {
   LightningCase c = GetParam();
   c.lengths[0] = std::min<int64_t>(c.lengths[0], 150);  // the emulation takes its time
   Random random(4);
