@@ -89,7 +89,8 @@ format() {
   clang-format-19 --dry-run -Werror "${files[@]}"
 }
 
-# Cases of true size, the scalar baseline, whole models on emulated CUDA kernels: minutes under a sanitizer, and the same lines as their small siblings.
+# Cases of true size, the scalar baseline, large ones of emulated CUDA kernels: minutes under a sanitizer, and the same lines as
+# their small siblings.
 large='long_|released|rounded128|CudaModel|MatmulRowsCuda|OnCudaLists|IsTheProductOfTheRoundedActivations|cpu_baseline'
 
 if [[ $all == yes ]]; then
@@ -112,7 +113,8 @@ if [[ $all == yes ]]; then
   threaded=(parallel_test matmul_test attention_test select_test lightning_test norm_rope_test invariance_test engine_test
             http_test sala)
   if step tsan-build scripts/build.sh tsan "${threaded[@]}" -- -DSALA_TESTS=ON; then
-    tests tsan -L 'unit|cli' -R '^(base|engine)[.]|^server[.]Http|^cpu[.].*(threads|Alone)|^overload$' -E "$large|[Cc]uda"  # fibers are no threads
+    # Without emulated kernels: it knows nothing of their fibers.
+    tests tsan -L 'unit|cli' -R '^(base|engine)[.]|^server[.]Http|^cpu[.].*(threads|Alone)|^overload$' -E "$large|[Cc]uda"
   fi
 fi
 

@@ -13,37 +13,6 @@
 namespace sala::cpu {
 namespace {
 
-template <KvType kType>
-using KvTypeTag = std::integral_constant<KvType, kType>;
-
-/// Calls f with the type as a compile-time constant.
-template <class F>
-void visit(KvType type, const F& f) {
-  switch (type) {
-    case KvType::f32:
-      return f(KvTypeTag<KvType::f32>());
-    case KvType::bf16:
-      return f(KvTypeTag<KvType::bf16>());
-    case KvType::int8:
-      return f(KvTypeTag<KvType::int8>());
-    case KvType::int4:
-      return f(KvTypeTag<KvType::int4>());
-  }
-}
-
-template <KvType kType>
-using Code = std::conditional_t<
-    kType == KvType::f32, float,
-    std::conditional_t<kType == KvType::bf16, uint16_t,
-                       std::conditional_t<kType == KvType::int8, int8_t, uint8_t>>>;
-
-/// KvPages::place with the type known.
-template <KvType kType>
-int64_t place(int64_t row, int64_t column, int64_t columns) {
-  if constexpr (kType == KvType::bf16) return (row / 2 * columns + column) * 2 + row % 2;
-  return row * columns + column;
-}
-
 /// What becomes of bits that are to be in a page.
 enum class Put : uint8_t { write, compare };
 
@@ -87,7 +56,7 @@ void put_grids(const Tokens& tokens, int64_t t, const float* x) {
 /// Code rows [row, row + count) of token t, of one group, whose channels are x.
 template <KvType kType>
 void encode(const Tokens& tokens, int64_t t, const float* x, int64_t row, int64_t count,
-            Code<kType>* codes) {
+            KvCode<kType>* codes) {
   const KvPages& pages = tokens.pages;
   if constexpr (kType == KvType::f32) {
     for (int64_t i = 0; i < count; ++i) codes[i] = x[row + i];
@@ -122,8 +91,8 @@ void put_run(const Sequences& sequences, const Run& run, int64_t g, In k, In v,
   const KvHead head = pages.head(page, g);
   const Tokens key_tokens{pages, head.key_grid, first};
   const Tokens value_tokens{pages, head.value_grid, first};
-  auto* keys = reinterpret_cast<Code<kType>*>(head.keys);
-  auto* values = reinterpret_cast<Code<kType>*>(head.values);
+  auto* keys = reinterpret_cast<KvCode<kType>*>(head.keys);
+  auto* values = reinterpret_cast<KvCode<kType>*>(head.values);
   const auto row_of = [&](In x, int64_t t) {
     return x.row<float>(run.token + t) + g * pages.head_dim;
   };
@@ -131,16 +100,16 @@ void put_run(const Sequences& sequences, const Run& run, int64_t g, In k, In v,
     put_grids<kPut>(key_tokens, t, row_of(k, t));
     put_grids<kPut>(value_tokens, t, row_of(v, t));
   }
-  Code<kType> codes[kRows];
+  KvCode<kType> codes[kRows];
   for (int64_t row = 0; row < rows; row += kRows) {
     const int64_t count = std::min(kRows, rows - row);
     for (int64_t t = 0; t < run.count; ++t) {
       encode<kType>(key_tokens, t, row_of(k, t), row, count, codes);
       for (int64_t i = 0; i < count; ++i)
-        put<kPut>(&keys[place<kType>(row + i, first + t, lanes)], codes[i]);
+        put<kPut>(&keys[kv_place(kType, row + i, first + t, lanes)], codes[i]);
       encode<kType>(value_tokens, t, row_of(v, t), row, count, codes);
       for (int64_t i = 0; i < count; ++i)
-        put<kPut>(&values[place<kType>(first + t, row + i, rows)], codes[i]);
+        put<kPut>(&values[kv_place(kType, first + t, row + i, rows)], codes[i]);
     }
   }
 }
@@ -182,15 +151,17 @@ template <KvType kType>
 struct KeyReader {
   const KvPages& pages;
   const uint16_t* grid;
-  const Code<kType>* codes;
+  const KvCode<kType>* codes;
 
   KeyReader(const KvPages& from, const KvHead& head)
-      : pages(from), grid(head.key_grid), codes(reinterpret_cast<const Code<kType>*>(head.keys)) {}
+      : pages(from),
+        grid(head.key_grid),
+        codes(reinterpret_cast<const KvCode<kType>*>(head.keys)) {}
 
   /// sum[i] += channel c + i of token t, for `count` channels of one half of a group.
   void add(int64_t t, int64_t c, int64_t count, float* sum) const {
     const int64_t lanes = pages.page_lanes();
-    const auto at = [&](int64_t row) { return codes[place<kType>(row, t, lanes)]; };
+    const auto at = [&](int64_t row) { return codes[kv_place(kType, row, t, lanes)]; };
     if constexpr (kType == KvType::f32) {
       for (int64_t i = 0; i < count; ++i) sum[i] += at(c + i);
     } else if constexpr (kType == KvType::bf16) {
@@ -260,11 +231,11 @@ void compress_window(const Sequences& sequences, Window window, int64_t g, const
 void kv_append(Device& device, const Sequences& sequences, In k, In v, const KvPages& pages) {
   const Runs runs = cut_runs(self(device), sequences, pages.page, pages.page);
   if (runs.count == 0) return;
-  visit(pages.type, [&](auto type) {
+  for_kv_type(pages.type, [&]<KvType kType>() {
     for_rows(self(device), runs.count * pages.kv_heads, runs.data[0].count * 2LL * pages.head_dim,
              [&](int64_t i) {
-               append_run<type()>(sequences, runs.data[i / pages.kv_heads], i % pages.kv_heads, k,
-                                  v, pages);
+               append_run<kType>(sequences, runs.data[i / pages.kv_heads], i % pages.kv_heads, k, v,
+                                 pages);
              });
   });
 }
@@ -284,10 +255,10 @@ void compress_keys(Device& device, const Sequences& sequences, const KvPages& pa
     for (int64_t j = keys.windows(fresh); j < end; ++j) windows[count++] = {s, j};
   }
   const int64_t cost = static_cast<int64_t>(keys.size) * pages.head_dim;
-  visit(pages.type, [&](auto type) {
+  for_kv_type(pages.type, [&]<KvType kType>() {
     for_rows(self(device), count * pages.kv_heads, cost, [&](int64_t i) {
-      compress_window<type()>(sequences, windows[i / pages.kv_heads], i % pages.kv_heads, pages,
-                              keys);
+      compress_window<kType>(sequences, windows[i / pages.kv_heads], i % pages.kv_heads, pages,
+                             keys);
     });
   });
 }

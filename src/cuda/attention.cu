@@ -1,6 +1,6 @@
 #include "cuda/attention_device.h"
 #include "cuda/kernels.h"
-#include "ops/math.h"
+#include "cuda/rows_device.h"
 
 // attention for any pages, in f32, and the merge of a query's parts. 4 d flops a row and key, and
 // each head group reads its keys and values once. attention_tiles.cu is the way of bf16 pages on
@@ -27,33 +27,6 @@ struct RowsShared {
   Factors factors[kRows];
   float sums[kRows], largest[kRows];
 };
-
-/// Channel c of token t of a page: of its keys, else of its values.
-template <KvType kType>
-__device__ inline float stored(const KvPages& pages, const KvHead& head, bool keys, int64_t t,
-                               int64_t c) {
-  const std::byte* codes = keys ? head.keys : head.values;
-  const int64_t lanes = pages.page_lanes();
-  const auto place = [&](int64_t row) {
-    return keys ? pages.place(row, t, lanes) : pages.place(t, row, pages.code_rows());
-  };
-  if constexpr (kType == KvType::f32) {
-    return reinterpret_cast<const float*>(codes)[place(c)];
-  } else if constexpr (kType == KvType::bf16) {
-    return bf16_to_f32(reinterpret_cast<const uint16_t*>(codes)[place(c)]);
-  } else if constexpr (kType == KvType::int8) {
-    const uint16_t* grid = keys ? head.key_grid : head.value_grid;
-    return f16_to_f32(grid[t]) *
-           static_cast<float>(reinterpret_cast<const int8_t*>(codes)[place(c)]);
-  } else {
-    const uint16_t* grid = keys ? head.key_grid : head.value_grid;
-    const int64_t group = c / kInt4Group, i = c % kInt4Group;
-    const auto byte = reinterpret_cast<const uint8_t*>(codes)[place(group * 16 + i % 16)];
-    const int code = i >= 16 ? byte >> 4 : byte & 15;
-    return fmaf(f16_to_f32(grid[group * lanes + t]), static_cast<float>(code),
-                f16_to_f32(grid[(pages.groups() + group) * lanes + t]));
-  }
-}
 
 /// `count` keys of a page from token `first` on, or as many values, to shared memory; threads run
 /// over what lies together in the page.
@@ -133,16 +106,11 @@ __global__ void __launch_bounds__(kThreads, 1) attend_rows(AttentionCall call, i
         if (lane < count)
           for (int c = 0; c < d; ++c) product = fmaf(s.q[row][c], s.tile[lane][c], product);
         const float score = lane < count ? product * call.scale : kNegativeInfinity;
-        float largest = score;
-        for (int mask = 16; mask > 0; mask /= 2)
-          largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, mask));
-        largest = fmaxf(largest, running[i].largest);
+        const float largest = fmaxf(warp_max(score), running[i].largest);
         const float base = base_of(largest);
         const float weight = lane < count ? exp2f(score - base) : 0.0f;
-        float sum = weight;
-        for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(kAllLanes, sum, mask);
         const float rescale = exp2f(running[i].largest - base);
-        running[i] = {.largest = largest, .sum = fmaf(running[i].sum, rescale, sum)};
+        running[i] = {.largest = largest, .sum = fmaf(running[i].sum, rescale, warp_sum(weight))};
         s.weights[row][lane] = call.rounds ? bf16_to_f32(f32_to_bf16(weight)) : weight;
         if (lane == 0) s.rescale[row] = rescale;
       }
@@ -227,16 +195,7 @@ void attend_any(Device& device, const AttentionCall& call) {
             .z = call.parts > 0 ? call.parts : 1},
            kThreads, sizeof(RowsShared), kernel, call, head_tiles);
   };
-  switch (call.pages.type) {
-    case KvType::f32:
-      return run(attend_rows<KvType::f32>);
-    case KvType::bf16:
-      return run(attend_rows<KvType::bf16>);
-    case KvType::int8:
-      return run(attend_rows<KvType::int8>);
-    case KvType::int4:
-      return run(attend_rows<KvType::int4>);
-  }
+  for_kv_type(call.pages.type, [&]<KvType kType>() { run(attend_rows<kType>); });
 }
 
 /// Into how many parts the blocks of a query are split: so many as it can have segments, where a
@@ -254,7 +213,6 @@ int32_t parts_of(const AttentionCall& call, int64_t table_width, int64_t top) {
 
 void attention(Device& device, const Sequences& sequences, In q, const KvPages& pages, In lists,
                In counts, float scale, Compute compute, In gate, Out o) {
-  constexpr float kLog2E = 1.44269504f;
   AttentionCall call{.step = step_tokens(sequences), .pages = pages};
   call.q = q.as<float>();
   call.q_stride = q.stride[0];

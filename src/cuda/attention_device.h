@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "cuda/pages_device.h"
 #include "cuda/sequences_device.h"
 #include "ops/attention.h"
 

@@ -1,5 +1,4 @@
 #include "cuda/attention_device.h"
-#include "cuda/bf16_device.h"
 #include "cuda/mma.h"
 
 // attention over bf16 pages of 64 tokens on tensor cores. A warp has a tile of 16 rows, heads of

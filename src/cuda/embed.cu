@@ -1,18 +1,25 @@
 #include "cuda/kernels.h"
-#include "cuda/weight_device.h"
+#include "cuda/weights_device.h"
+
+// embed. Bound by latency: a row lies strewn over its panel, a line of memory for every few
+// columns.
 
 namespace sala::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 
-/// A block copies one row of the table.
+/// A block copies one row of the table, a thread eight columns.
 template <WeightType kType>
 __global__ void embed_row(const int32_t* ids, const std::byte* panels, int64_t panel_bytes,
-                          int64_t columns, float scale, float* h, int64_t h_stride) {
-  const int64_t t = blockIdx.x;
-  for (int64_t k = threadIdx.x; k < columns; k += blockDim.x)
-    h[t * h_stride + k] = scale * element<kType>(panels, panel_bytes, false, 0, ids[t], k);
+                          int64_t cols, float scale, float* h, int64_t h_stride) {
+  const int64_t t = blockIdx.x, id = ids[t];
+  const std::byte* panel = panels + id / kPanel * panel_bytes;
+  for (int64_t k = int64_t{8} * threadIdx.x; k < cols; k += int64_t{8} * kThreads) {
+    float w[8];
+    eight_columns<kType>(panel, cols, k, static_cast<int>(id % kPanel), w);
+    for (int i = 0; i < 8 && k + i < cols; ++i) h[t * h_stride + k + i] = scale * w[i];
+  }
 }
 
 }  // namespace

@@ -1,11 +1,8 @@
-#include <type_traits>
-
 #include "cuda/kernels.h"
+#include "cuda/pages_device.h"
 #include "cuda/sequences_device.h"
-#include "ops/math.h"
 
-// kv_append and compress_keys: data movement, and bits that every backend must agree on, so that no
-// product here may be fused with an addition.
+// kv_append and compress_keys: data movement, and bits that every backend must agree on.
 
 namespace sala::cuda {
 namespace {
@@ -15,97 +12,17 @@ constexpr int kWarps = kThreads / kWarpThreads;
 constexpr int kRun = 32;  // tokens of a block where a step has as many
 constexpr int kWindowThreads = 128;
 
-template <KvType kType>
-using Code = std::conditional_t<
-    kType == KvType::f32, float,
-    std::conditional_t<kType == KvType::bf16, uint16_t,
-                       std::conditional_t<kType == KvType::int8, int8_t, uint8_t>>>;
-
-/// Calls `work.operator()<type>()`.
-template <class Work>
-void for_kv_type(KvType type, const Work& work) {
-  switch (type) {
-    case KvType::f32:
-      return work.template operator()<KvType::f32>();
-    case KvType::bf16:
-      return work.template operator()<KvType::bf16>();
-    case KvType::int8:
-      return work.template operator()<KvType::int8>();
-    case KvType::int4:
-      return work.template operator()<KvType::int4>();
-  }
-}
-
-/// KvPages::place with the type known. Places in one head's part of a page fit in 32 bits.
-template <KvType kType>
-__device__ inline int place(int row, int column, int columns) {
-  if constexpr (kType == KvType::bf16) return (row / 2 * columns + column) * 2 + row % 2;
-  return row * columns + column;
-}
-
-/// The smaller of two; `a` where they are equal, which tells the zeros apart.
-__device__ inline float first_least(float a, float b) { return b < a ? b : a; }
-
-/// grid_of (ops/kv_type.h) of the channels [0, n) of a group by a warp; the result is lane 0's.
-/// Lanes meet in the order of their channels.
-template <KvType kType>
-__device__ inline KvGrid warp_grid(const float* x, int n) {
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
-  uint32_t largest = 0;  // of the magnitudes as bits, among which NaN is the largest
-  float low = kInfinity, high = -kInfinity;
-  for (int c = lane; c < n; c += kWarpThreads) {
-    const uint32_t magnitude = std::bit_cast<uint32_t>(x[c]) & 0x7FFFFFFFU;
-    largest = magnitude > largest ? magnitude : largest;
-    low = first_least(low, x[c]);
-    high = x[c] > high ? x[c] : high;
-  }
-  for (int delta = 1; delta < kWarpThreads; delta *= 2) {
-    const uint32_t magnitude = __shfl_down_sync(kAllLanes, largest, delta);
-    largest = magnitude > largest ? magnitude : largest;
-    if constexpr (kType == KvType::int4) {
-      low = first_least(low, __shfl_down_sync(kAllLanes, low, delta));
-      const float other = __shfl_down_sync(kAllLanes, high, delta);
-      high = other > high ? other : high;
-    }
-  }
-  KvGrid grid;
-  if constexpr (kType == KvType::int8) {
-    grid.scale = f16_to_f32(f32_to_f16(std::bit_cast<float>(largest) / 127));
-  } else {
-    grid.scale = f16_to_f32(f32_to_f16((high - low) / 15));
-    grid.minimum = f16_to_f32(f32_to_f16(low));
-  }
-  const bool finite =
-      largest < 0x7F800000U && grid.scale < kInfinity && fabsf(grid.minimum) < kInfinity;
-  if (!finite) grid = {.scale = std::bit_cast<float>(0x7FC00000U), .minimum = 0};
-  return grid;
-}
-
-/// code_of (ops/kv_type.h).
-template <KvType kType>
-__device__ inline int code_of(const KvGrid& grid, float inverse, float x) {
-  constexpr float kMagic = 0x1.8p23f;
-  const float rounded = __fadd_rn(__fmul_rn(x - grid.minimum, inverse), kMagic);
-  const int code =
-      static_cast<int>(std::bit_cast<uint32_t>(rounded) - std::bit_cast<uint32_t>(kMagic));
-  constexpr int kLeast = kType == KvType::int8 ? -127 : 0, kMost = kType == KvType::int8 ? 127 : 15;
-  return code < kLeast ? kLeast : code > kMost ? kMost : code;
-}
-
-/// What a code stands for.
-__device__ inline float value_of(const KvGrid& grid, int code) {
-  return __fadd_rn(__fmul_rn(grid.scale, static_cast<float>(code)), grid.minimum);
-}
-
-/// The grid of a group of token t of a page, out of the page.
-template <KvType kType>
-__device__ inline KvGrid load_grid(const KvPages& pages, const uint16_t* grid, int group, int t) {
-  const int lanes = pages.page_lanes();
-  KvGrid numbers{.scale = f16_to_f32(grid[group * lanes + t])};
-  if constexpr (kType == KvType::int4)
-    numbers.minimum = f16_to_f32(grid[(pages.groups() + group) * lanes + t]);
-  return numbers;
+/// The range of the channels [0, n) of a group by a warp; the result is lane 0's. Lanes meet in the
+/// order of their channels.
+__device__ inline KvRange warp_range(const float* x, int n) {
+  KvRange range;
+  for (int c = static_cast<int>(threadIdx.x) % kWarpThreads; c < n; c += kWarpThreads)
+    range.add(x[c]);
+  for (int delta = 1; delta < kWarpThreads; delta *= 2)
+    range.add({__shfl_down_sync(kAllLanes, range.largest, delta),
+               __shfl_down_sync(kAllLanes, range.low, delta),
+               __shfl_down_sync(kAllLanes, range.high, delta)});
+  return range;
 }
 
 /// Where a token of a block goes: its kv head's part of a page; null for nowhere.
@@ -121,22 +38,22 @@ struct AppendShared {
 
 /// Code row `row` of a token whose channels are x, as it lies in `to`.
 template <KvType kType>
-__device__ inline Code<kType> encode(const KvPages& pages, const Place& to, const float* x,
-                                     int row) {
+__device__ inline KvCode<kType> encode(const KvPages& pages, const Place& to, const float* x,
+                                       int row) {
   if constexpr (kType == KvType::f32) {
     return x[row];
   } else if constexpr (kType == KvType::bf16) {
     return f32_to_bf16(x[row]);
   } else if constexpr (kType == KvType::int8) {
-    const KvGrid grid = load_grid<kType>(pages, to.grid, 0, to.in_page);
-    return static_cast<int8_t>(code_of<kType>(grid, grid.inverse(), x[row]));
+    const KvGrid grid = grid_at<kType>(pages, to.grid, 0, to.in_page);
+    return static_cast<int8_t>(code_of(kType, grid, grid.inverse(), x[row]));
   } else {
     constexpr int kRows = kInt4Group / 2;  // of a group
-    const KvGrid grid = load_grid<kType>(pages, to.grid, row / kRows, to.in_page);
+    const KvGrid grid = grid_at<kType>(pages, to.grid, row / kRows, to.in_page);
     const float inverse = grid.inverse();
     const int c = row / kRows * kInt4Group + row % kRows;
-    const int low = c < pages.head_dim ? code_of<kType>(grid, inverse, x[c]) : 0;
-    const int high = c + kRows < pages.head_dim ? code_of<kType>(grid, inverse, x[c + kRows]) : 0;
+    const int low = c < pages.head_dim ? code_of(kType, grid, inverse, x[c]) : 0;
+    const int high = c + kRows < pages.head_dim ? code_of(kType, grid, inverse, x[c + kRows]) : 0;
     return static_cast<uint8_t>(low | high << 4);
   }
 }
@@ -177,9 +94,10 @@ __global__ void __launch_bounds__(kThreads)
       for (int group = 0; group < groups; ++group) {
         const int channel = group * pages.group();
         const int left = pages.head_dim - channel;
-        const KvGrid grid =
-            warp_grid<kType>(x + i * stride + channel, left < pages.group() ? left : pages.group());
+        const KvRange range =
+            warp_range(x + i * stride + channel, left < pages.group() ? left : pages.group());
         if (threadIdx.x % kWarpThreads != 0) continue;
+        const KvGrid grid = grid_of(kType, range);
         to.grid[group * lanes + to.in_page] = f32_to_f16(grid.scale);
         if constexpr (kType == KvType::int4)
           to.grid[(groups + group) * lanes + to.in_page] = f32_to_f16(grid.minimum);
@@ -194,30 +112,10 @@ __global__ void __launch_bounds__(kThreads)
     if (token >= count) continue;
     const Place to = places[token];
     if (to.codes == nullptr) continue;
-    const int at = keys ? place<kType>(row, to.in_page, pages.page_lanes())
-                        : place<kType>(to.in_page, row, rows);
-    reinterpret_cast<Code<kType>*>(to.codes)[at] =
+    const int at = keys ? kv_place(kType, row, to.in_page, pages.page_lanes())
+                        : kv_place(kType, to.in_page, row, rows);
+    reinterpret_cast<KvCode<kType>*>(to.codes)[at] =
         encode<kType>(pages, to, x + token * stride, row);
-  }
-}
-
-/// Channel c of the key of token t of a page.
-template <KvType kType>
-__device__ inline float key_at(const KvPages& pages, const KvHead& head, int t, int c) {
-  const auto* codes = reinterpret_cast<const Code<kType>*>(head.keys);
-  const int lanes = pages.page_lanes();
-  if constexpr (kType == KvType::f32) {
-    return codes[place<kType>(c, t, lanes)];
-  } else if constexpr (kType == KvType::bf16) {
-    return bf16_to_f32(codes[place<kType>(c, t, lanes)]);
-  } else if constexpr (kType == KvType::int8) {
-    return value_of(load_grid<kType>(pages, head.key_grid, 0, t), codes[place<kType>(c, t, lanes)]);
-  } else {
-    constexpr int kRows = kInt4Group / 2;
-    const int group = c / kInt4Group;
-    const int byte = codes[place<kType>(group * kRows + c % kRows, t, lanes)];
-    const int code = c % kInt4Group < kRows ? byte & 15 : byte >> 4;
-    return value_of(load_grid<kType>(pages, head.key_grid, group, t), code);
   }
 }
 
@@ -244,7 +142,7 @@ __global__ void __launch_bounds__(kWindowThreads, 8)
       const int from = begin > first ? begin - first : 0;
       const int to = last < first + pages.page - 1 ? last - first : pages.page - 1;
 #pragma unroll 4
-      for (int u = from; u <= to; ++u) sum += key_at<kType>(pages, head, u, c);
+      for (int u = from; u <= to; ++u) sum += stored<kType>(pages, head, true, u, c);
     }
     if constexpr (kType == KvType::f32) {
       reinterpret_cast<float*>(page_data)[out + c] = sum * inverse;

@@ -1,6 +1,5 @@
 #include "cuda/matmul_kernels.h"
-#include "cuda/matmul_weights.h"
-#include "cuda/weight_device.h"
+#include "cuda/weights_device.h"
 
 // matmul for few rows of activations: bound by the reading of the weights, which go from global
 // memory straight into the registers that tensor cores multiply from, 16 bytes a lane, whole lines
@@ -24,7 +23,7 @@ struct Shared {
 
 /// Where a thread of a decode kernel is: a block makes 32 outputs (of both parts of a pair) of
 /// 8 * kTiles rows of activations, a warp its segments of the columns of each part, lane 4 g + t as
-/// in matmul_weights.h.
+/// in weights_device.h.
 struct Place {
   __device__ Place(const Product& p, int rows, int parts) {
     lane = static_cast<int>(threadIdx.x) % kWarpThreads;
@@ -79,6 +78,20 @@ __device__ void finish(const Product& p, const Place& at) {
   }
 }
 
+/// The whole of a kernel: `sum_segment(p, at, panel, segment, sum)` adds a segment of a part.
+template <int kParts, int kTiles, class SumSegment>
+__device__ inline void decode(const Product& p, const SumSegment& sum_segment) {
+  const Place at(p, 8 * kTiles, kParts);
+#pragma unroll 1
+  for (int turn = 0; turn < kParts * kTiles; ++turn) {
+    const int part = turn / kTiles, i = at.warp + turn % kTiles * kWarps<kTiles>;
+    Sums<kTiles> sum = {};
+    sum_segment(p, at, at.panel + part * p.panel_bytes, Segment(p, i), sum);
+    keep<kParts, kTiles>(at, part, i, sum);
+  }
+  finish<kParts, kTiles>(p, at);
+}
+
 /// bf16 weights times bf16 activations: 4 KB of weights under way a warp.
 template <int kTiles>
 __device__ void sum_bf16(const Product& p, const Place& at, const std::byte* panel,
@@ -112,15 +125,7 @@ __device__ void sum_bf16(const Product& p, const Place& at, const std::byte* pan
 
 template <int kParts, int kTiles>
 __global__ void __launch_bounds__(kThreads<kTiles>, 1) bf16_decode(Product p) {
-  const Place at(p, 8 * kTiles, kParts);
-#pragma unroll 1
-  for (int turn = 0; turn < kParts * kTiles; ++turn) {
-    const int part = turn / kTiles, i = at.warp + turn % kTiles * kWarps<kTiles>;
-    Sums<kTiles> sum = {};
-    sum_bf16<kTiles>(p, at, at.panel + part * p.panel_bytes, Segment(p, i), sum);
-    keep<kParts, kTiles>(at, part, i, sum);
-  }
-  finish<kParts, kTiles>(p, at);
+  decode<kParts, kTiles>(p, [](auto&&... all) { sum_bf16<kTiles>(all...); });
 }
 
 /// Groups whose weights a lane holds in registers: as many as take about 48 of them, 2 to 4 KB a
@@ -185,15 +190,7 @@ __device__ void sum_codes(const Product& p, const Place& at, const std::byte* pa
 
 template <WeightType kType, int kParts, int kTiles>
 __global__ void __launch_bounds__(kThreads<kTiles>, 1) int8_decode(Product p) {
-  const Place at(p, 8 * kTiles, kParts);
-#pragma unroll 1
-  for (int turn = 0; turn < kParts * kTiles; ++turn) {
-    const int part = turn / kTiles, i = at.warp + turn % kTiles * kWarps<kTiles>;
-    Sums<kTiles> sum = {};
-    sum_codes<kType, kTiles>(p, at, at.panel + part * p.panel_bytes, Segment(p, i), sum);
-    keep<kParts, kTiles>(at, part, i, sum);
-  }
-  finish<kParts, kTiles>(p, at);
+  decode<kParts, kTiles>(p, [](auto&&... all) { sum_codes<kType, kTiles>(all...); });
 }
 
 template <int kParts, int kTiles>

@@ -1,6 +1,5 @@
 #include "cuda/matmul_kernels.h"
-#include "cuda/matmul_weights.h"
-#include "cuda/weight_device.h"
+#include "cuda/weights_device.h"
 
 // Products in f32: chains of fused multiply-adds, any weight decoded in registers. The way of f32
 // activations, and of rounded ones beside weights that tensor cores would not multiply exactly.

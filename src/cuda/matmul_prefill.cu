@@ -1,6 +1,5 @@
 #include "cuda/matmul_kernels.h"
-#include "cuda/matmul_weights.h"
-#include "cuda/weight_device.h"
+#include "cuda/weights_device.h"
 
 // matmul for many rows of activations on tensor cores. A block of 8 warps makes the outputs of four
 // panels (two of each part of a pair) for 128 rows; columns pass through shared memory in chunks,

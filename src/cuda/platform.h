@@ -14,6 +14,8 @@ namespace sala::cuda {
 
 inline constexpr int kWarpThreads = 32;
 inline constexpr unsigned kAllLanes = 0xFFFFFFFF;
+/// Scores times this have weights that are powers of two.
+inline constexpr float kLog2E = 1.44269504f;
 
 /// The block's shared memory, which a launch gave sizeof(T) bytes; NaN or anything at first. A
 /// kernel describes all of it in one struct.

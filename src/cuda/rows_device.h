@@ -39,6 +39,13 @@ __device__ inline float warp_sum(float x) {
   return x;
 }
 
+/// The largest over the lanes of a warp, in each of them.
+__device__ inline float warp_max(float x) {
+  for (int mask = kWarpThreads / 2; mask > 0; mask /= 2)
+    x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, mask));
+  return x;
+}
+
 /// The sum over the threads of a block, in each of them; `partial` is shared memory that nobody
 /// else uses, one place a warp.
 template <int kWarps>

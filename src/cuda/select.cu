@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "cuda/kernels.h"
+#include "cuda/rows_device.h"
 #include "cuda/select_device.h"
 #include "ops/math.h"
 
@@ -77,23 +78,16 @@ __global__ void __launch_bounds__(kThreads) normalise_windows(SelectCall call) {
 #pragma unroll
     for (int h = 0; h < kTileHeads; ++h) {
       if (h >= rows) break;
-      float largest = seen ? scores[h] : -std::numeric_limits<float>::infinity();
-      for (int mask = 16; mask > 0; mask /= 2)
-        largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, mask));
-      float sum = seen ? exp2f(scores[h] - largest) : 0.0f;
-      for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(kAllLanes, sum, mask);
+      const float largest = warp_max(seen ? scores[h] : -std::numeric_limits<float>::infinity());
+      const float sum = warp_sum(seen ? exp2f(scores[h] - largest) : 0.0f);
       if (lane == 0) s.normalisers[warp][h] = {largest, sum};
     }
     __syncthreads();
     if (thread < rows) {
       Normaliser whole = s.normalisers[0][thread];
       for (int w = 1; w < kWarps; ++w) {
-        const Normaliser part = s.normalisers[w][thread];
-        if (part.sum == 0.0f) break;  // a warp without a window
-        const float largest = fmaxf(whole.largest, part.largest);
-        whole.sum = fmaf(whole.sum, exp2f(whole.largest - largest),
-                         part.sum * exp2f(part.largest - largest));
-        whole.largest = largest;
+        if (s.normalisers[w][thread].sum == 0.0f) break;  // a warp without a window
+        merge(whole, s.normalisers[w][thread]);
       }
       call.normaliser(blockIdx.x, blockIdx.y)[head + thread] = whole;
     }

@@ -5,6 +5,7 @@
 
 #include "cuda/sequences_device.h"
 #include "ops/attention.h"
+#include "ops/pages.h"
 
 /// What the kernels of block_select share. A query and kv head goes through three launches: the
 /// softmax of its coarse windows, tile by tile; the votes of its fine windows, pooled to a rank for
@@ -14,12 +15,19 @@ namespace sala::cuda {
 
 inline constexpr int kTileWindows = 128;
 inline constexpr int kTileHeads = 16;
-inline constexpr float kLog2E = 1.44269504f;
 
 /// The softmax of some coarse windows for one head.
 struct Normaliser {
   float largest, sum;
 };
+
+/// Adds the windows of a part behind those of `whole`; one of the two has any.
+__device__ inline void merge(Normaliser& whole, const Normaliser& part) {
+  const float largest = fmaxf(whole.largest, part.largest);
+  whole.sum =
+      fmaf(whole.sum, exp2f(whole.largest - largest), part.sum * exp2f(part.largest - largest));
+  whole.largest = largest;
+}
 
 /// One call of the op, or the part of it whose tokens begin at first_token.
 struct SelectCall {
@@ -96,13 +104,8 @@ __device__ inline Normaliser whole_normaliser(const SelectCall& call, int64_t it
   Normaliser whole{.largest = std::numeric_limits<float>::max(), .sum = 0};
   if (windows == 0 || head >= call.group) return whole;
   whole.largest = -std::numeric_limits<float>::infinity();
-  for (int32_t tile = 0; tile * kTileWindows < windows; ++tile) {
-    const Normaliser part = call.normaliser(item, tile)[head];
-    const float largest = fmaxf(whole.largest, part.largest);
-    whole.sum =
-        fmaf(whole.sum, exp2f(whole.largest - largest), part.sum * exp2f(part.largest - largest));
-    whole.largest = largest;
-  }
+  for (int32_t tile = 0; tile * kTileWindows < windows; ++tile)
+    merge(whole, call.normaliser(item, tile)[head]);
   whole.sum = 1.0f / whole.sum;
   return whole;
 }

@@ -1,4 +1,3 @@
-#include "cuda/bf16_device.h"
 #include "cuda/mma.h"
 #include "cuda/select_device.h"
 
@@ -113,13 +112,8 @@ __global__ void __launch_bounds__(kThreads) normalise_tile(SelectCall call) {
   __syncthreads();
   if (thread < call.group) {
     Normaliser whole = s.normalisers[0][thread];
-    for (int w = 1; w < kWarps && first + w * kTiles * 8 < windows; ++w) {
-      const Normaliser part = s.normalisers[w][thread];
-      const float largest = fmaxf(whole.largest, part.largest);
-      whole.sum =
-          fmaf(whole.sum, exp2f(whole.largest - largest), part.sum * exp2f(part.largest - largest));
-      whole.largest = largest;
-    }
+    for (int w = 1; w < kWarps && first + w * kTiles * 8 < windows; ++w)
+      merge(whole, s.normalisers[w][thread]);
     call.normaliser(blockIdx.x, blockIdx.y)[thread] = whole;
   }
 }

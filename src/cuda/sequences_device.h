@@ -1,7 +1,6 @@
 #pragma once
 
 #include "cuda/platform.h"
-#include "ops/pages.h"
 #include "ops/sequences.h"
 
 namespace sala::cuda {
@@ -40,17 +39,6 @@ inline StepTokens step_tokens(const Sequences& s) {
           .kept = s.kept.empty() ? nullptr : s.kept.as<int32_t>(),
           .table_stride = s.page_table.stride[0],
           .sequences = static_cast<int32_t>(s.count())};
-}
-
-/// Kv head g of pool page p, which has a frame.
-__device__ inline KvHead kv_head(const KvPages& pages, int64_t p, int64_t g) {
-  const auto* frames = static_cast<const int32_t*>(pages.frames.data);
-  std::byte* data = pages.field.data + (frames == nullptr ? p : frames[p]) * pages.field.stride +
-                    g * pages.head_bytes();
-  return {.key_grid = reinterpret_cast<uint16_t*>(data),
-          .value_grid = reinterpret_cast<uint16_t*>(data + pages.grid_bytes()),
-          .keys = data + 2 * pages.grid_bytes(),
-          .values = data + 2 * pages.grid_bytes() + pages.keys_bytes()};
 }
 
 }  // namespace sala::cuda

@@ -14,7 +14,6 @@
 namespace sala {
 namespace {
 
-using testing::RandomWeights;
 using Text = std::vector<int>;
 
 /// A reply as a caller collects it.
@@ -68,9 +67,7 @@ class EngineTest : public ::testing::TestWithParam<Case> {
   static constexpr int kSequences = 8;
 
   EngineTest() : config_(testing::tiny_sala()) {
-    RandomWeights weights(config_, GetParam().weights, 5);
-    WeightSource source = weights.source();
-    model_ = std::make_unique<Model>(config_, source);
+    model_ = testing::random_model(config_, GetParam().weights);
     device_ = open_device(options(1000));
     GgufVocab vocab;
     vocab.model = "llama";

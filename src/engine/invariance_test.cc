@@ -12,26 +12,11 @@
 namespace sala {
 namespace {
 
-using testing::RandomWeights;
+using testing::Mode;
 
-struct Case {
-  StoredType weights;
-  ComputeMode compute;
-  KvType kv;
-  SparsePolicy policy;
-};
-
-class Invariance : public ::testing::TestWithParam<Case> {
+class Invariance : public ::testing::TestWithParam<Mode> {
  protected:
   static constexpr int kTokens = 230;
-
-  Invariance() {
-    RandomWeights weights(config_, GetParam().weights, 5);
-    WeightSource source = weights.source();
-    model_ = std::make_unique<Model>(config_, source);
-    std::mt19937 random(3);
-    for (int i = 0; i < kTokens; ++i) prompt_.push_back(static_cast<int>(random() % 61));
-  }
 
   RunOptions options(int threads, int sequences, int64_t context) const {
     RunOptions o;
@@ -78,9 +63,9 @@ class Invariance : public ::testing::TestWithParam<Case> {
           << b[i];
   }
 
-  ModelConfig config_ = testing::tiny_sala();
-  std::unique_ptr<Model> model_;
-  std::vector<int> prompt_;
+  const std::unique_ptr<Model> model_ =
+      testing::random_model(testing::tiny_sala(), GetParam().weights);
+  const std::vector<int> prompt_ = testing::random_text(kTokens);
 };
 
 TEST_P(Invariance, OneShotEqualsPiecesAndThreads) {
@@ -141,8 +126,8 @@ TEST_P(Invariance, AloneEqualsAmongStrangers) {
   expect_same(alone, among, "among three strangers");
 }
 
-std::vector<Case> cases() {
-  std::vector<Case> all;
+std::vector<Mode> modes() {
+  std::vector<Mode> all;
   for (const SparsePolicy policy :
        {SparsePolicy::always, SparsePolicy::per_query, SparsePolicy::dense}) {
     all.push_back({StoredType::f32, ComputeMode::f32, KvType::f32, policy});
@@ -158,26 +143,14 @@ std::vector<Case> cases() {
   return all;
 }
 
-std::string case_name(const ::testing::TestParamInfo<Case>& info) {
-  constexpr const char* computes[] = {"auto", "f32", "bf16", "int8"};
-  constexpr const char* policies[] = {"always", "perquery", "hf", "dense"};
-  return fmt::format("{}_{}_{}_{}", name_of(info.param.weights),
-                     computes[static_cast<int>(info.param.compute)], name_of(info.param.kv),
-                     policies[static_cast<int>(info.param.policy)]);
-}
-
-INSTANTIATE_TEST_SUITE_P(Modes, Invariance, ::testing::ValuesIn(cases()), case_name);
+INSTANTIATE_TEST_SUITE_P(Modes, Invariance, ::testing::ValuesIn(modes()),
+                         [](const auto& tested) { return tested.param.name(); });
 
 TEST(Backends, CpuEqualsReferenceWithinRounding) {
   for (const SparsePolicy policy :
        {SparsePolicy::always, SparsePolicy::per_query, SparsePolicy::dense}) {
-    const ModelConfig config = testing::tiny_sala();
-    RandomWeights weights(config, StoredType::f32, 9);
-    WeightSource source = weights.source();
-    const Model model(config, source);
-    std::mt19937 random(4);
-    std::vector<int> prompt;
-    for (int i = 0; i < 180; ++i) prompt.push_back(static_cast<int>(random() % 61));
+    const auto model = testing::random_model(testing::tiny_sala(), StoredType::f32, 9);
+    const std::vector<int> prompt = testing::random_text(180, 4);
     std::vector<std::vector<float>> results;
     for (const char* backend : {"reference", "cpu"}) {
       RunOptions o;
@@ -187,7 +160,7 @@ TEST(Backends, CpuEqualsReferenceWithinRounding) {
       o.sparse = policy;
       o.context = o.logits = 180;
       const auto device = open_device(o);
-      Runner runner(model, *device, o);
+      Runner runner(*model, *device, o);
       Hold hold = runner.open();
       std::vector<float>& all = results.emplace_back();
       runner.read(hold, prompt, {.wanted = 180, .on_logits = [&](In logits) {

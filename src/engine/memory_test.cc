@@ -15,7 +15,6 @@
 namespace sala {
 namespace {
 
-using testing::RandomWeights;
 using Bits = std::vector<uint32_t>;
 
 Bits bits_of(In logits) {
@@ -42,9 +41,7 @@ class Memory : public ::testing::TestWithParam<Case> {
     config_ = testing::tiny_sala();
     if (!GetParam().hybrid)
       for (MixerKind& kind : config_.mixers) kind = MixerKind::attention;
-    RandomWeights weights(config_, GetParam().weights, 5);
-    WeightSource source = weights.source();
-    model_ = std::make_unique<Model>(config_, source);
+    model_ = testing::random_model(config_, GetParam().weights);
     device_ = open_device(options());
   }
 

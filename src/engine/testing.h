@@ -133,4 +133,35 @@ class RandomWeights {
   std::vector<StoredTensor> tensors_;
 };
 
+/// A model of random weights.
+inline std::unique_ptr<Model> random_model(const ModelConfig& config, StoredType matrices,
+                                           uint32_t seed = 5) {
+  const RandomWeights weights(config, matrices, seed);
+  WeightSource source = weights.source();
+  return std::make_unique<Model>(config, source);
+}
+
+/// `tokens` random tokens of tiny_sala's vocabulary.
+inline std::vector<int> random_text(int64_t tokens, uint32_t seed = 3) {
+  std::mt19937 random(seed);
+  std::vector<int> text(static_cast<size_t>(tokens));
+  for (int& token : text) token = static_cast<int>(random() % 61);
+  return text;
+}
+
+/// How a model is run.
+struct Mode {
+  StoredType weights;
+  ComputeMode compute;
+  KvType kv;
+  SparsePolicy policy;
+
+  std::string name() const {
+    constexpr const char* computes[] = {"auto", "f32", "bf16", "int8"};
+    constexpr const char* policies[] = {"always", "perquery", "hf", "dense"};
+    return fmt::format("{}_{}_{}_{}", name_of(weights), computes[static_cast<int>(compute)],
+                       name_of(kv), policies[static_cast<int>(policy)]);
+  }
+};
+
 }  // namespace sala::testing

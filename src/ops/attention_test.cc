@@ -79,7 +79,6 @@ TEST_P(Attention, MatchesTheReference) {
     if (leave_out(target, c)) continue;
     SCOPED_TRACE(target.name);
     Opened opened(target);
-    complete_ops(opened.device());
     opened.device().ops.block_select = reference_ops().block_select;
     const PagesMemory memory(c, crowd);
     const PagesOutcome out =
@@ -139,7 +138,6 @@ TEST_P(AttentionOnCuda, OfATokenDependsOnItsPastAlone) {
   std::vector<PagesOutcome> outcomes;
   for (const Schedule& schedule : {all_at_once(c.lengths), random_pieces(random, c.lengths, 100)}) {
     Opened opened(cuda_target());
-    complete_ops(opened.device());
     const PagesMemory memory(c, crowd);
     outcomes.push_back(run(opened.device(), c, in, crowd, schedule, memory));
   }
@@ -175,7 +173,6 @@ TEST(AttentionLists, OfAllBlocksAreDense) {
   for (const Target& target : targets()) {
     SCOPED_TRACE(target.name);
     Opened opened(target);
-    complete_ops(opened.device());
     if (opened.device().ops.block_select == nullptr)
       opened.device().ops.block_select = reference_ops().block_select;
     const PagesMemory memory(c, crowd);

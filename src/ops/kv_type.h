@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <string_view>
+#include <type_traits>
 
 #include "ops/math.h"
 #include "tensor/tensor.h"
@@ -36,6 +36,35 @@ constexpr DType index_type(KvType type) { return type == KvType::f32 ? DType::f3
 /// i + 16 in its high one.
 inline constexpr int kInt4Group = 32;
 
+/// What is stored of a channel, or of two channels of int4.
+template <KvType kType>
+using KvCode = std::conditional_t<
+    kType == KvType::f32, float,
+    std::conditional_t<kType == KvType::bf16, uint16_t,
+                       std::conditional_t<kType == KvType::int8, int8_t, uint8_t>>>;
+
+/// Calls `work.operator()<type>()`.
+template <class Work>
+void for_kv_type(KvType type, const Work& work) {
+  switch (type) {
+    case KvType::f32:
+      return work.template operator()<KvType::f32>();
+    case KvType::bf16:
+      return work.template operator()<KvType::bf16>();
+    case KvType::int8:
+      return work.template operator()<KvType::int8>();
+    case KvType::int4:
+      return work.template operator()<KvType::int4>();
+  }
+}
+
+/// Where (row, column) of a matrix of codes with `columns` lies: of bf16, rows lie in pairs,
+/// [rows / 2][columns][2].
+template <class Integer>
+constexpr Integer kv_place(KvType type, Integer row, Integer column, Integer columns) {
+  return type == KvType::bf16 ? (row / 2 * columns + column) * 2 + row % 2 : row * columns + column;
+}
+
 /// What the codes of one group stand for. Both numbers are exact in f16.
 struct KvGrid {
   float scale = 0;
@@ -45,30 +74,45 @@ struct KvGrid {
   constexpr float inverse() const { return scale > 0 ? 1 / scale : 0; }
 };
 
-/// The grid of the n channels of a group: int8 or int4.
-inline KvGrid grid_of(KvType type, const float* x, int64_t n) {
+/// What decides the grid of a group of channels.
+struct KvRange {
+  uint32_t largest = 0;  ///< of the magnitudes as bits, among which NaN is the largest
+  float low = std::numeric_limits<float>::infinity();
+  float high = -std::numeric_limits<float>::infinity();
+
+  constexpr void add(float x) { add({std::bit_cast<uint32_t>(x) & 0x7FFFFFFFU, x, x}); }
+  /// Channels behind those so far: of zeros of both signs the first stays.
+  constexpr void add(const KvRange& next) {
+    largest = std::max(largest, next.largest);
+    low = std::min(low, next.low);
+    high = std::max(high, next.high);
+  }
+};
+
+/// The grid of a group of that range: int8 or int4.
+SALA_HD inline KvGrid grid_of(KvType type, const KvRange& range) {
   const auto f16 = [](float v) { return f16_to_f32(f32_to_f16(v)); };
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  uint32_t largest = 0;  // of the magnitudes as bits, among which NaN is the largest
-  float low = kInfinity, high = -kInfinity;
-  for (int64_t i = 0; i < n; ++i) {
-    largest = std::max(largest, std::bit_cast<uint32_t>(x[i]) & 0x7FFFFFFFU);
-    low = std::min(low, x[i]);
-    high = std::max(high, x[i]);
-  }
   KvGrid grid;
   if (type == KvType::int8) {
-    grid.scale = f16(std::bit_cast<float>(largest) / 127);
+    grid.scale = f16(std::bit_cast<float>(range.largest) / 127);
   } else {
-    grid = {.scale = f16((high - low) / 15), .minimum = f16(low)};
+    grid = {.scale = f16((range.high - range.low) / 15), .minimum = f16(range.low)};
   }
-  const bool finite =
-      largest < 0x7F800000U && grid.scale < kInfinity && std::abs(grid.minimum) < kInfinity;
-  return finite ? grid : KvGrid{.scale = std::nanf(""), .minimum = 0};
+  const bool finite = range.largest < 0x7F800000U && grid.scale < kInfinity &&
+                      -kInfinity < grid.minimum && grid.minimum < kInfinity;
+  return finite ? grid : KvGrid{.scale = std::numeric_limits<float>::quiet_NaN(), .minimum = 0};
+}
+
+/// The grid of the n channels of a group: int8 or int4.
+inline KvGrid grid_of(KvType type, const float* x, int64_t n) {
+  KvRange range;
+  for (int64_t i = 0; i < n; ++i) range.add(x[i]);
+  return grid_of(type, range);
 }
 
 /// The code of one channel; `inverse` is the grid's.
-inline int code_of(KvType type, const KvGrid& grid, float inverse, float x) {
+SALA_HD inline int code_of(KvType type, const KvGrid& grid, float inverse, float x) {
   // Adding 1.5 * 2^23 rounds to a whole number, ties to even, and leaves it in the low bits.
   constexpr float kMagic = 0x1.8p23f;
   const float rounded = (x - grid.minimum) * inverse + kMagic;

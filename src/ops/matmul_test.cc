@@ -67,8 +67,6 @@ struct Bounds {
 TEST(MatmulAll, IsTheProductOfTheRoundedActivations) {
   Random random(1);
   const auto reference = open_reference();
-  std::vector<Target> with_cuda = cpu_targets();
-  with_cuda.push_back(cuda_target());
   for (const WeightType type : kTypes)
     for (const bool paired : {false, true})
       for (const Shape shape : shapes(type)) {
@@ -81,7 +79,7 @@ TEST(MatmulAll, IsTheProductOfTheRoundedActivations) {
             const Tensor expected(DType::f32, {T, shape.rows});
             matmul(*reference, x.view, w, epilogue, compute, expected);
             const Bounds bounds(x.view, w, compute);
-            for (const Target& target : with_cuda) {
+            for (const Target& target : fast_targets()) {
               SCOPED_TRACE(target.name + ": " + name_of(type, compute, paired, shape, T));
               Opened opened(target);
               const Strided y(T, shape.rows, 3);

@@ -203,13 +203,7 @@ TEST_P(NormRopeRows, DependOnThemselvesAlone) {
   }
 }
 
-std::vector<Target> targets_with_rows() {
-  std::vector<Target> all = cpu_targets();
-  all.push_back(cuda_target());
-  return all;
-}
-INSTANTIATE_TEST_SUITE_P(Devices, NormRopeRows, testing::ValuesIn(targets_with_rows()),
-                         name_of_target);
+INSTANTIATE_TEST_SUITE_P(Devices, NormRopeRows, testing::ValuesIn(fast_targets()), name_of_target);
 
 }  // namespace
 }  // namespace sala::test

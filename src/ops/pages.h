@@ -66,8 +66,7 @@ struct KvPages {
     return type == KvType::bf16 ? (rows + 1) / 2 * 2 : rows;
   }
   constexpr int64_t place(int64_t row, int64_t column, int64_t columns) const {
-    return type == KvType::bf16 ? (row / 2 * columns + column) * 2 + row % 2
-                                : row * columns + column;
+    return kv_place(type, row, column, columns);
   }
 
   bool mapped(int64_t p) const { return frames.empty() || frames.as<int32_t>()[p] >= 0; }
@@ -77,8 +76,10 @@ struct KvPages {
     return field.data + (frames.empty() ? p : frames.as<int32_t>()[p]) * field.stride;
   }
   /// Kv head g of pool page p.
-  KvHead head(int64_t p, int64_t g) const {
-    std::byte* data = frame(p) + g * head_bytes();
+  KvHead head(int64_t p, int64_t g) const { return head_of(frame(p), g); }
+  /// Kv head g of the page that lies in `frame`.
+  SALA_HD KvHead head_of(std::byte* frame, int64_t g) const {
+    std::byte* data = frame + g * head_bytes();
     return {.key_grid = reinterpret_cast<uint16_t*>(data),
             .value_grid = reinterpret_cast<uint16_t*>(data + grid_bytes()),
             .keys = data + 2 * grid_bytes(),

@@ -308,7 +308,6 @@ TEST(SelectGolden, AgreesWithTheNumpyReference) {
   for (const Target& target : targets()) {
     SCOPED_TRACE(target.name);
     Opened opened(target);
-    complete_ops(opened.device());
     const PagesMemory memory(c, crowd);
     const PagesOutcome out =
         run(opened.device(), c, in, crowd, random_pieces(random, c.lengths, 60), memory);

@@ -348,24 +348,26 @@ inline std::vector<Target> cpu_targets() {
           {"cpu_avx2", 2, cpu::Isa::avx2},
           {"cpu_baseline", 1, cpu::Isa::baseline}};
 }
-/// The thread sanitizer knows nothing of fibers, and hangs.
+/// The CUDA backend's kernels, under emulation (src/cuda/emulation).
+inline Target cuda_target() { return {"cuda_emulated", kCuda}; }
+
+/// All backends but the reference. The thread sanitizer knows nothing of the emulation's fibers,
+/// and hangs.
 #if defined(__has_feature)
 #if __has_feature(thread_sanitizer)
 #define SALA_THREAD_SANITIZER
 #endif
 #endif
-#ifdef SALA_THREAD_SANITIZER
-inline constexpr bool kFibersRun = false;
-#else
-inline constexpr bool kFibersRun = true;
-#endif
-
-/// The CUDA backend's kernels, under emulation (src/cuda/emulation).
-inline Target cuda_target() { return {"cuda_emulated", kCuda}; }
-inline std::vector<Target> targets() {
+inline std::vector<Target> fast_targets() {
   std::vector<Target> all = cpu_targets();
+#ifndef SALA_THREAD_SANITIZER
+  all.push_back(cuda_target());
+#endif
+  return all;
+}
+inline std::vector<Target> targets() {
+  std::vector<Target> all = fast_targets();
   all.push_back({"reference"});
-  if (kFibersRun) all.push_back(cuda_target());
   return all;
 }
 

@@ -224,14 +224,6 @@ inline bool leave_out(const Target& target, const PagesCase& c) {
          (c.name.starts_with("rounded") && c.type == KvType::int8);
 }
 
-/// Gives a backend that lacks an op of the chain the reference's.
-inline void complete_ops(Device& device) {
-  const Ops reference = reference_ops();
-  Ops& ops = device.ops;
-  if (ops.kv_append == nullptr) ops.kv_append = reference.kv_append;
-  if (ops.compress_keys == nullptr) ops.compress_keys = reference.compress_keys;
-}
-
 /// One step through kv_append, compress_keys, block_select and attention. Queries and outputs lie
 /// in wider rows, as the parts of fused projections do.
 inline void run_step(Device& device, const PagesCase& c, const PagesInputs& in, const Step& step,

@@ -18,8 +18,6 @@
 /// the address sanitizer everything outside a buffer.
 #define __global__
 #define __device__
-#define __host__
-#define __forceinline__ inline
 #define __launch_bounds__(...)
 
 namespace sala::cuda {
@@ -83,11 +81,6 @@ inline void __syncwarp() {
 }
 
 template <class T>
-T __shfl_sync(unsigned, T value, int lane) {
-  using namespace ::sala::cuda::emulation;
-  return from_lane<T>(exchange(&value, sizeof(T)), lane & 31);
-}
-template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
   using namespace ::sala::cuda::emulation;
   return from_lane<T>(exchange(&value, sizeof(T)), lane() ^ mask);
@@ -111,8 +104,6 @@ inline unsigned __ballot_sync(unsigned, bool vote) {
   for (int i = 0; i < kWarp; ++i) votes |= (from_lane<bool>(gifts, i) ? 1u : 0u) << i;
   return votes;
 }
-inline bool __any_sync(unsigned mask, bool vote) { return __ballot_sync(mask, vote) != 0; }
-inline bool __all_sync(unsigned mask, bool vote) { return __ballot_sync(mask, vote) == 0xFFFFFFFF; }
 
 /// Atomics: blocks and fibers take turns, so that plain code is one.
 template <class T>
@@ -129,8 +120,3 @@ T atomicMax(T* at, T value) {
 }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
-/// Rounded on their own, never contracted into a fused multiply-add.
-inline float __fmul_rn(float a, float b) { return a * b; }
-inline float __fadd_rn(float a, float b) { return a + b; }
-inline float __fdividef(float a, float b) { return a / b; }
-inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }

@@ -197,4 +197,33 @@ __device__ inline void eight_columns(const std::byte* panel, int64_t cols, int64
   }
 }
 
+/// Calls `work.operator()<type>()` for the type of a weight.
+template <class Work>
+void for_type(WeightType type, const Work& work) {
+  switch (type) {
+    case WeightType::f32:
+      return work.template operator()<WeightType::f32>();
+    case WeightType::f16:
+      return work.template operator()<WeightType::f16>();
+    case WeightType::bf16:
+      return work.template operator()<WeightType::bf16>();
+    case WeightType::w8:
+      return work.template operator()<WeightType::w8>();
+    case WeightType::w4:
+      return work.template operator()<WeightType::w4>();
+    case WeightType::w8g64:
+      return work.template operator()<WeightType::w8g64>();
+    case WeightType::w4g64:
+      return work.template operator()<WeightType::w4g64>();
+    case WeightType::w8g128:
+      return work.template operator()<WeightType::w8g128>();
+    case WeightType::w4g128:
+      return work.template operator()<WeightType::w4g128>();
+    case WeightType::k8:
+      return work.template operator()<WeightType::k8>();
+    case WeightType::k4:
+      return work.template operator()<WeightType::k4>();
+  }
+}
+
 }  // namespace sala::cuda
