@@ -28,8 +28,8 @@ cpu::CpuDevice& device() {
   return device;
 }
 
-cpu::Limits limits() {
-  static const cpu::Limits limits = cpu::LimitProbe(device().pool()).all();
+Limits limits() {
+  static const Limits limits = cpu::LimitProbe(device().pool()).all();
   return limits;
 }
 

@@ -31,12 +31,12 @@ cpu::CpuDevice& device() {
 }
 
 /// Measured beside each product: the machine has other limits a minute later.
-cpu::Limits limits() {
+Limits limits() {
   static cpu::LimitProbe probe(device().pool());
   return probe.all();
 }
 
-double peak(const cpu::Limits& limits, Compute compute) {
+double peak(const Limits& limits, Compute compute) {
   return compute == Compute::int8   ? limits.int8
          : compute == Compute::bf16 ? limits.bf16
                                     : limits.f32;
@@ -112,7 +112,7 @@ void run(benchmark::State& state, WeightType type, Compute compute) {
   const double flops =
       2.0 * static_cast<double>(T * matrix.rows * matrix.cols * (matrix.paired ? 2 : 1));
   const auto bytes = static_cast<double>(copies[0].bytes());
-  const cpu::Limits now = limits();
+  const Limits now = limits();
   state.counters["GFLOP/s"] = Counter(1e-9 * flops, rate);
   state.counters["of peak"] = Counter(flops / peak(now, compute), rate);
   state.counters["GB/s"] = Counter(1e-9 * bytes, rate);

@@ -1,7 +1,6 @@
 #include "cache/cache.h"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 #include <utility>
 
@@ -14,6 +13,20 @@ size_t index_of(int64_t i) { return static_cast<size_t>(i); }
 
 int64_t pages_for(int64_t tokens, int page) { return (tokens + page - 1) / page; }
 
+/// Copies between entries of fields, one after another, and the host's bytes.
+auto reader(Memory& memory, std::span<std::byte> out) {
+  return [&memory, out](const std::byte* data, int64_t bytes) mutable {
+    memory.read(out.first(index_of(bytes)), data);
+    out = out.subspan(index_of(bytes));
+  };
+}
+auto writer(Memory& memory, std::span<const std::byte> from) {
+  return [&memory, from](std::byte* data, int64_t bytes) mutable {
+    memory.write(data, from.first(index_of(bytes)));
+    from = from.subspan(index_of(bytes));
+  };
+}
+
 /// Bytes of a page, or of a slot's states, in all layers.
 int64_t bytes_of(const std::vector<CacheSpec>& specs, Field::Growth growth, Field::Role role) {
   return std::accumulate(
@@ -21,10 +34,11 @@ int64_t bytes_of(const std::vector<CacheSpec>& specs, Field::Growth growth, Fiel
       [&](int64_t sum, const CacheSpec& spec) { return sum + entry_bytes(spec, growth, role); });
 }
 
-int64_t frames_for(const std::vector<CacheSpec>& specs, const CacheSize& size) {
+int64_t frames_for(const std::vector<CacheSpec>& specs, const CacheSize& size,
+                   const Memory& memory) {
   const int64_t pages = pages_for(size.tokens, size.page);
   const int64_t bytes = bytes_of(specs, Field::Growth::paged, Field::Role::kv);
-  if (size.kv_memory < 0 || bytes == 0) return pages;
+  if (size.kv_memory < 0 || bytes == 0 || !memory.of_host()) return pages;
   const int64_t frames = std::min(pages, size.kv_memory / bytes);
   if (frames == 0 && pages > 0)
     fail(
@@ -85,11 +99,13 @@ void Hold::advance(int64_t tokens) {
              "{} tokens in {} pages", length_, pages_.size());
 }
 
-Cache::Cache(std::vector<CacheSpec> layers, const CacheSize& size)
-    : specs_(std::move(layers)),
+Cache::Cache(std::vector<CacheSpec> layers, const CacheSize& size, Memory& memory)
+    : memory_(memory),
+      specs_(std::move(layers)),
       size_(size),
       pages_total_(pages_for(size.tokens, size.page)),
-      frames_(specs_, pages_total_, frames_for(specs_, size), directory_of(size)),
+      frames_(specs_, pages_total_, frames_for(specs_, size, memory), directory_of(size), memory,
+              size.kv_memory),
       snapshots_(bytes_of(specs_, Field::Growth::state, Field::Role::state), size.snapshots,
                  size.snapshots_disk, directory_of(size)),
       index_(size.page),
@@ -105,7 +121,7 @@ Cache::Cache(std::vector<CacheSpec> layers, const CacheSize& size)
       }
       const bool paged = field.growth == Field::Growth::paged;
       const int64_t entries = paged ? pages_total_ : size.sequences;
-      storage_.push_back(allocate(entries * field.bytes()));
+      storage_.push_back(memory.allocate(entries * field.bytes()));
       views.push_back({storage_.back().get(), field.bytes(), entries, field.type});
       has_states_ |= !paged;
     }
@@ -145,8 +161,8 @@ Hold Cache::fork(const Hold& hold) {
     for (size_t f = 0; f < specs_[i].fields.size(); ++f) {
       if (specs_[i].fields[f].growth == Field::Growth::paged) continue;
       const FieldView& view = views_[i][f];
-      std::memcpy(view.data + twin.slot_ * view.stride, view.data + hold.slot_ * view.stride,
-                  index_of(view.stride));
+      memory_.copy(view.data + twin.slot_ * view.stride, view.data + hold.slot_ * view.stride,
+                   view.stride);
     }
   }
   return twin;
@@ -183,11 +199,7 @@ void Cache::resume(Hold& hold) {
   }
   std::vector<std::byte> bytes(index_of(snapshots_.bytes()));
   snapshots_.read(*hold.snapshots_.back(), bytes);
-  size_t begin = 0;
-  each_state(hold.slot_, Field::Growth::state, [&](std::span<std::byte> state) {
-    std::copy_n(bytes.begin() + static_cast<std::ptrdiff_t>(begin), state.size(), state.begin());
-    begin += state.size();
-  });
+  each_state(hold.slot_, Field::Growth::state, writer(memory_, bytes));
   hold.length_ = hold.snapshots_.back()->position();
 }
 
@@ -206,10 +218,7 @@ void Cache::snapshot(Hold& hold) {
   const int64_t position = hold.length_ / cell_ * cell_;
   if (!has_states_ || position == 0) return;
   add_snapshot(hold, position, [&](std::span<std::byte> bytes) {
-    each_state(hold.slot_, Field::Growth::state, [&](std::span<std::byte> state) {
-      std::ranges::copy(state, bytes.begin());
-      bytes = bytes.subspan(state.size());
-    });
+    each_state(hold.slot_, Field::Growth::state, reader(memory_, bytes));
   });
 }
 
@@ -236,11 +245,7 @@ std::optional<Hold> Cache::restore(const StoredText& text) {
       bytes.resize(index_of(page_bytes(layer, Field::Role::index)));
       if (bytes.empty()) continue;
       text.read_index(i, layer, bytes);
-      each_index(page, layer, [&, begin = size_t{0}](std::span<std::byte> field) mutable {
-        std::copy_n(bytes.begin() + static_cast<std::ptrdiff_t>(begin), field.size(),
-                    field.begin());
-        begin += field.size();
-      });
+      each_index(page, layer, writer(memory_, bytes));
     }
   }
   hold.kept_ = text.tokens;
@@ -251,10 +256,7 @@ std::optional<Hold> Cache::restore(const StoredText& text) {
 
 void Cache::read_page(int32_t page, int layer, Field::Role role, std::span<std::byte> out) {
   if (role == Field::Role::kv) return frames_.read(page, layer, out);
-  each_index(page, layer, [&](std::span<std::byte> field) {
-    std::ranges::copy(field, out.begin());
-    out = out.subspan(field.size());
-  });
+  each_index(page, layer, reader(memory_, out));
 }
 
 void Cache::read_ahead(const Hold& hold) {
@@ -281,9 +283,7 @@ int32_t Cache::take_page() {
   free_pages_.pop_back();
   owners_[index_of(page)] = 1;
   frames_.take(page);
-  if (page_used_[index_of(page)])
-    for (int layer = 0; layer < layers(); ++layer)
-      each_index(page, layer, [](auto field) { std::ranges::fill(field, std::byte{0}); });
+  if (page_used_[index_of(page)]) fill_index(page, std::byte{0});
   page_used_[index_of(page)] = true;
   return page;
 }
@@ -294,8 +294,7 @@ void Cache::copy_page(int32_t from, int32_t to) {
     for (size_t f = 0; f < specs_[i].fields.size(); ++f) {
       if (specs_[i].fields[f].role != Field::Role::index) continue;
       const FieldView& view = views_[i][f];
-      std::memcpy(view.data + to * view.stride, view.data + from * view.stride,
-                  index_of(view.stride));
+      memory_.copy(view.data + to * view.stride, view.data + from * view.stride, view.stride);
     }
   }
 }
@@ -304,8 +303,7 @@ void Cache::drop(int32_t page) {
   if (--owners_[index_of(page)] > 0) return;
   frames_.drop(page);
   // Whoever reads what was given back reads NaN.
-  for (int layer = 0; kAssertions && layer < layers(); ++layer)
-    each_index(page, layer, [](auto field) { std::ranges::fill(field, std::byte{0xFF}); });
+  if (kAssertions) fill_index(page, std::byte{0xFF});
   free_pages_.push_back(page);
 }
 
@@ -320,29 +318,34 @@ void Cache::give_back(Hold& hold) {
   free_slots_.push_back(hold.slot_);
 }
 
-void Cache::each_state(int slot, Field::Growth growth,
-                       const std::function<void(std::span<std::byte>)>& visit) {
+void Cache::each_state(int slot, Field::Growth growth, const Visit& visit) {
   for (size_t i = 0; i < specs_.size(); ++i) {
     for (size_t f = 0; f < specs_[i].fields.size(); ++f) {
       const FieldView& view = views_[i][f];
       if (specs_[i].fields[f].growth == growth)
-        visit({view.data + slot * view.stride, index_of(view.stride)});
+        visit(view.data + slot * view.stride, view.stride);
     }
   }
 }
 
-void Cache::each_index(int32_t page, int layer,
-                       const std::function<void(std::span<std::byte>)>& visit) {
+void Cache::each_index(int32_t page, int layer, const Visit& visit) {
   const CacheSpec& spec = specs_[index_of(layer)];
   for (size_t f = 0; f < spec.fields.size(); ++f) {
     const FieldView& view = views_[index_of(layer)][f];
     if (spec.fields[f].role == Field::Role::index)
-      visit({view.data + page * view.stride, index_of(view.stride)});
+      visit(view.data + page * view.stride, view.stride);
   }
 }
 
+void Cache::fill_index(int32_t page, std::byte value) {
+  for (int layer = 0; layer < layers(); ++layer)
+    each_index(page, layer,
+               [&](std::byte* data, int64_t bytes) { memory_.fill(data, value, bytes); });
+}
+
 void Cache::set_states(int slot, Field::Growth growth, std::byte value) {
-  each_state(slot, growth, [&](std::span<std::byte> state) { std::ranges::fill(state, value); });
+  each_state(slot, growth,
+             [&](std::byte* data, int64_t bytes) { memory_.fill(data, value, bytes); });
 }
 
 void Cache::check_integrity(std::span<const Hold* const> holds) const {

@@ -90,7 +90,8 @@ struct CacheSize {
   int page = 64;               ///< tokens
   int64_t tokens = 0;          ///< room for so many, in whole pages
   int sequences = 1;           ///< at a time
-  int64_t kv_memory = -1;      ///< bytes of keys and values in memory, the rest in a file; -1: all
+  int64_t kv_memory = -1;      ///< bytes of keys and values in memory, the rest in a file, or with
+                               ///< the host where the memory is a device's; -1: all
   int64_t snapshots = 0;       ///< bytes of snapshots in memory
   int64_t snapshots_disk = 0;  ///< bytes of snapshots in a file
   std::filesystem::path directory{};  ///< where the files go; empty: the system's temporary one
@@ -112,9 +113,9 @@ struct StoredText {
 /// index of the texts it remembers. Not thread-safe: the engine's loop owns it.
 class Cache {
  public:
-  /// Throws Error when the address space cannot be had, or when kv_memory is too small to hold a
-  /// single page.
-  Cache(std::vector<CacheSpec> layers, const CacheSize& size);
+  /// All but snapshots lies in `memory`, which must outlive the cache. Throws Error when it cannot
+  /// be had, or when kv_memory is too small to hold a single page.
+  Cache(std::vector<CacheSpec> layers, const CacheSize& size, Memory& memory);
 
   int page() const { return size_.page; }
   /// States are complete at multiples of this.
@@ -126,6 +127,8 @@ class Cache {
     return {views_[at], frames_, recent_[at], i};
   }
   int layers() const { return static_cast<int>(specs_.size()); }
+  /// Whether pages must be brought before an op touches them (LayerMemory::use).
+  bool managed() const { return frames_.managed(); }
   const KvTraffic& traffic() const { return frames_.traffic(); }
   int64_t snapshot_bytes() const { return snapshots_.bytes(); }
 
@@ -173,14 +176,17 @@ class Cache {
   void drop(int32_t page);
   void give_back(Hold& hold);
   void resume(Hold& hold);
-  void each_state(int slot, Field::Growth growth,
-                  const std::function<void(std::span<std::byte>)>& visit);
+  /// Visits entries of fields: where they begin, and their bytes.
+  using Visit = std::function<void(std::byte* data, int64_t bytes)>;
+  void each_state(int slot, Field::Growth growth, const Visit& visit);
   void set_states(int slot, Field::Growth growth, std::byte value);
-  void each_index(int32_t page, int layer, const std::function<void(std::span<std::byte>)>& visit);
+  void each_index(int32_t page, int layer, const Visit& visit);
+  void fill_index(int32_t page, std::byte value);
   void copy_page(int32_t from, int32_t to);
   SnapshotRef add_snapshot(Hold& hold, int64_t position,
                            const std::function<void(std::span<std::byte>)>& fill);
 
+  Memory& memory_;
   std::vector<CacheSpec> specs_;
   CacheSize size_;
   int64_t pages_total_;

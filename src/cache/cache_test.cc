@@ -27,6 +27,8 @@ CacheSize size_of_cache(int64_t tokens, int sequences) {
   return {.page = kPage, .tokens = tokens, .sequences = sequences, .snapshots = 44 * 10};
 }
 
+Memory memory;
+
 std::vector<int> numbers(int count, int first = 0) {
   std::vector<int> tokens(static_cast<size_t>(count));
   std::iota(tokens.begin(), tokens.end(), first);
@@ -51,7 +53,7 @@ TEST(Cache, MemoryOfCountsWholePagesAndOneState) {
 }
 
 TEST(Cache, GrowsByPagesAndRefusesWhenFull) {
-  Cache cache(two_layers(), size_of_cache(32, 2));
+  Cache cache(two_layers(), size_of_cache(32, 2), memory);
   Hold a = cache.open();
   ASSERT_TRUE(a.grow(9));
   a.advance(9);
@@ -68,7 +70,7 @@ TEST(Cache, GrowsByPagesAndRefusesWhenFull) {
 }
 
 TEST(Cache, PagesAndStatesComeBackZeroed) {
-  Cache cache(two_layers(), size_of_cache(32, 1));
+  Cache cache(two_layers(), size_of_cache(32, 1), memory);
   for (int round = 0; round < 2; ++round) {
     Hold hold = cache.open();
     ASSERT_TRUE(hold.grow(32));
@@ -85,7 +87,7 @@ TEST(Cache, PagesAndStatesComeBackZeroed) {
 }
 
 TEST(Cache, SharesWhatItRemembersAndCopiesBeforeWriting) {
-  Cache cache(two_layers(), size_of_cache(64, 2));
+  Cache cache(two_layers(), size_of_cache(64, 2), memory);
   const std::vector<int> text = numbers(21);
   {
     Hold first = cache.open();
@@ -115,7 +117,7 @@ TEST(Cache, SharesWhatItRemembersAndCopiesBeforeWriting) {
 }
 
 TEST(Cache, FindsThePartThatTextsHaveInCommon) {
-  Cache cache(two_layers(), size_of_cache(64, 2));
+  Cache cache(two_layers(), size_of_cache(64, 2), memory);
   {
     Hold hold = cache.open();
     for (int i = 0; i < 3; ++i) {
@@ -136,7 +138,7 @@ TEST(Cache, FindsThePartThatTextsHaveInCommon) {
 }
 
 TEST(Cache, RollsBackWithinACellWithoutASnapshot) {
-  Cache cache(two_layers(), size_of_cache(64, 1));
+  Cache cache(two_layers(), size_of_cache(64, 1), memory);
   Hold hold = cache.open();
   ASSERT_TRUE(hold.grow(23));
   hold.advance(23);
@@ -152,7 +154,7 @@ TEST(Cache, RollsBackWithinACellWithoutASnapshot) {
 }
 
 TEST(Cache, ForksCostTheirStateAndTouchedPages) {
-  Cache cache(two_layers(), size_of_cache(80, 4));
+  Cache cache(two_layers(), size_of_cache(80, 4), memory);
   Hold trunk = cache.open();
   ASSERT_TRUE(trunk.grow(20));
   trunk.advance(20);
@@ -170,7 +172,7 @@ TEST(Cache, ForksCostTheirStateAndTouchedPages) {
 }
 
 TEST(Cache, ForgetsTheOldestTextFirst) {
-  Cache cache(two_layers(), size_of_cache(32, 1));
+  Cache cache(two_layers(), size_of_cache(32, 1), memory);
   for (int text = 0; text < 4; ++text) {
     Hold hold = cache.open();
     ASSERT_TRUE(hold.grow(8)) << text;
@@ -189,7 +191,7 @@ TEST(Cache, ForgetsTheOldestTextFirst) {
 }
 
 TEST(Cache, RandomUseLosesNothing) {
-  Cache cache(two_layers(), size_of_cache(8 * 50, 6));
+  Cache cache(two_layers(), size_of_cache(8 * 50, 6), memory);
   std::mt19937 random(7);
   struct Sequence {
     Hold hold;

@@ -1,7 +1,6 @@
 #include "cache/frames.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "base/error.h"
@@ -14,18 +13,23 @@ size_t index_of(int32_t i) { return static_cast<size_t>(i); }
 }  // namespace
 
 Frames::Frames(std::vector<CacheSpec> layers, int64_t pages, int64_t frames,
-               std::filesystem::path directory)
-    : pages_(pages),
+               std::filesystem::path directory, Memory& memory, int64_t kv_memory)
+    : memory_(memory),
+      pages_(pages),
       frames_(std::min(frames, pages)),
       directory_(std::move(directory)),
       origins_(static_cast<size_t>(pages)),
       touched_(static_cast<size_t>(pages), false) {
-  int64_t largest = 0;
+  int64_t largest = 0, used = 0;
   for (const CacheSpec& spec : layers) {
     Layer& layer = layers_.emplace_back();
+    const int64_t bytes = frames_ * entry_bytes(spec, Field::Growth::paged, Field::Role::kv);
+    const bool fast = memory.of_host() || kv_memory < 0 || used + bytes <= kv_memory;
+    used += fast ? bytes : 0;
     for (const Field& field : spec.fields) {
       if (field.role != Field::Role::kv) continue;
-      layer.storage.push_back(allocate(frames_ * field.bytes()));
+      layer.storage.push_back(fast ? memory.allocate(frames_ * field.bytes())
+                                   : memory.allocate_on_host(frames_ * field.bytes()));
       layer.fields.push_back({layer.storage.back().get(), field.bytes(), frames_, field.type});
       layer.bytes += field.bytes();
     }
@@ -50,20 +54,25 @@ In Frames::table(int layer) const {
   return window(std::span<const int32_t>(at(layer).frame), {pages_});
 }
 
-template <class Visit>
-void Frames::each_field(const Layer& layer, int32_t frame, std::span<std::byte> bytes,
-                        Visit visit) const {
-  size_t begin = 0;
+void Frames::fill(const Layer& layer, int32_t frame, std::byte value) {
+  for (const FieldView& field : layer.fields)
+    memory_.fill(field.data + frame * field.stride, value, field.stride);
+}
+
+void Frames::save(const Layer& layer, int32_t frame, std::span<std::byte> out) const {
   for (const FieldView& field : layer.fields) {
-    visit(std::span(field.data + frame * field.stride, static_cast<size_t>(field.stride)),
-          bytes.subspan(begin, static_cast<size_t>(field.stride)));
-    begin += static_cast<size_t>(field.stride);
+    const auto size = static_cast<size_t>(field.stride);
+    memory_.read(out.first(size), field.data + frame * field.stride);
+    out = out.subspan(size);
   }
 }
 
-void Frames::zero(Layer& layer, int32_t frame) {
-  for (const FieldView& field : layer.fields)
-    std::memset(field.data + frame * field.stride, 0, static_cast<size_t>(field.stride));
+void Frames::load(const Layer& layer, int32_t frame, std::span<const std::byte> bytes) {
+  for (const FieldView& field : layer.fields) {
+    const auto size = static_cast<size_t>(field.stride);
+    memory_.write(field.data + frame * field.stride, bytes.first(size));
+    bytes = bytes.subspan(size);
+  }
 }
 
 void Frames::use(int layer_index, std::span<const int32_t> pages, Access access) {
@@ -114,8 +123,7 @@ int32_t Frames::free_frame(Layer& layer) {
     if (frame.changed) {
       if (!spill_) spill_.emplace(directory_, pages_ * bytes_);
       const auto bytes = std::span(buffer_).first(static_cast<size_t>(layer.bytes));
-      each_field(layer, static_cast<int32_t>(index), bytes,
-                 [](auto from, auto to) { std::ranges::copy(from, to.begin()); });
+      save(layer, static_cast<int32_t>(index), bytes);
       spill_->write(place(layer, frame.page), bytes);
       layer.spilled[index_of(frame.page)] = true;
       ++traffic_.blocks_written;
@@ -132,7 +140,7 @@ void Frames::fetch(Layer& layer, int layer_index, int32_t page) {
   if (!identity()) layer.frames[index_of(frame)] = {};
   const Origin& origin = origins_[index_of(page)];
   if (!layer.spilled[index_of(page)] && origin.store == nullptr) {
-    zero(layer, frame);
+    fill(layer, frame, std::byte{0});
   } else {
     const auto bytes = std::span(buffer_).first(static_cast<size_t>(layer.bytes));
     try {
@@ -144,8 +152,7 @@ void Frames::fetch(Layer& layer, int layer_index, int32_t page) {
       if (!identity()) layer.unused.push_back(frame);
       throw;
     }
-    each_field(layer, frame, bytes,
-               [](auto to, auto from) { std::ranges::copy(from, to.begin()); });
+    load(layer, frame, bytes);
     ++traffic_.blocks_read;
     traffic_.bytes_read += layer.bytes;
   }
@@ -159,7 +166,7 @@ void Frames::fetch(Layer& layer, int layer_index, int32_t page) {
 void Frames::take(int32_t page) {
   if (!identity()) return;  // its frame is made of zeros when it gets one
   if (touched_[index_of(page)])
-    for (Layer& layer : layers_) zero(layer, page);
+    for (Layer& layer : layers_) fill(layer, page, std::byte{0});
   touched_[index_of(page)] = true;
 }
 
@@ -176,9 +183,7 @@ void Frames::drop(int32_t page) {
       layer.unused.push_back(frame);
     }
     // Whoever reads what was given back reads NaN.
-    if (kAssertions && frame >= 0)
-      for (const FieldView& field : layer.fields)
-        std::memset(field.data + frame * field.stride, 0xFF, static_cast<size_t>(field.stride));
+    if (kAssertions && frame >= 0) fill(layer, frame, std::byte{0xFF});
     if (!identity()) frame = -1;
   }
 }
@@ -193,16 +198,15 @@ void Frames::copy(int32_t from, int32_t to) {
       if (!identity()) layer.frames[index_of(layer.frame[index_of(to)])].changed = true;
     }
     for (const FieldView& field : layer.fields)
-      std::memcpy(field.data + layer.frame[index_of(to)] * field.stride,
-                  field.data + layer.frame[index_of(from)] * field.stride,
-                  static_cast<size_t>(field.stride));
+      memory_.copy(field.data + layer.frame[index_of(to)] * field.stride,
+                   field.data + layer.frame[index_of(from)] * field.stride, field.stride);
   }
 }
 
 void Frames::attach(int32_t page, std::shared_ptr<PageStore> store, int64_t record) {
   origins_[index_of(page)] = {std::move(store), record};
   if (!identity()) return;
-  if (unread_ == 0)  // a step reads few blocks of a long text
+  if (memory_.of_host() && unread_ == 0)  // a step reads few blocks of a long text
     for (const Layer& layer : layers_)
       for (const FieldView& field : layer.fields)
         expect_sparse_use(field.data, field.entries * field.stride);
@@ -211,6 +215,10 @@ void Frames::attach(int32_t page, std::shared_ptr<PageStore> store, int64_t reco
     layer.frame[index_of(page)] = -1;
     ++unread_;
   }
+  if (memory_.of_host()) return;
+  // Ops that run by themselves cannot ask for what they lack.
+  for (size_t i = 0; i < layers_.size(); ++i)
+    if (layers_[i].bytes > 0) fetch(layers_[i], static_cast<int>(i), page);
 }
 
 void Frames::read(int32_t page, int layer_index, std::span<std::byte> out) {
@@ -219,7 +227,7 @@ void Frames::read(int32_t page, int layer_index, std::span<std::byte> out) {
              out.size(), layer.bytes);
   const Origin& origin = origins_[index_of(page)];
   if (const int32_t frame = layer.frame[index_of(page)]; frame >= 0)
-    each_field(layer, frame, out, [](auto from, auto to) { std::ranges::copy(from, to.begin()); });
+    save(layer, frame, out);
   else if (layer.spilled[index_of(page)])
     spill_->read(place(layer, page), out);
   else if (origin.store != nullptr)

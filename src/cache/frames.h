@@ -39,9 +39,11 @@ class Frames {
   enum class Access : uint8_t { read, write };
 
   /// `frames` of each layer for `pages` pages; the file goes to `directory` when it is first
-  /// needed. Throws Error when the address space cannot be had.
+  /// needed. Where `memory` is not the host's, it has a frame for every page, and layers beyond the
+  /// first `kv_memory` bytes (-1: none) have theirs in the host's memory, where ops reach them.
+  /// Throws Error when the memory cannot be had.
   Frames(std::vector<CacheSpec> layers, int64_t pages, int64_t frames,
-         std::filesystem::path directory);
+         std::filesystem::path directory, Memory& memory, int64_t kv_memory = -1);
 
   int64_t frames() const { return frames_; }
   /// The kv fields of a layer, whose entries are frames, in the order of its spec.
@@ -101,11 +103,13 @@ class Frames {
   bool identity() const { return frames_ == pages_; }
   int32_t free_frame(Layer& layer);
   void fetch(Layer& layer, int index, int32_t page);
-  void zero(Layer& layer, int32_t frame);
-  template <class Visit>
-  void each_field(const Layer& layer, int32_t frame, std::span<std::byte> bytes, Visit visit) const;
+  void fill(const Layer& layer, int32_t frame, std::byte value);
+  /// The kv fields of a frame, one after another, to and from the host's bytes.
+  void save(const Layer& layer, int32_t frame, std::span<std::byte> out) const;
+  void load(const Layer& layer, int32_t frame, std::span<const std::byte> bytes);
   int64_t place(const Layer& layer, int32_t page) const { return page * bytes_ + layer.offset; }
 
+  Memory& memory_;
   int64_t pages_, frames_;
   int64_t bytes_ = 0;  ///< of a page in all layers
   std::filesystem::path directory_;

@@ -17,6 +17,11 @@ std::byte* CpuDevice::scratch(int lane, int64_t bytes) {
   return buffer.storage.get();
 }
 
+Limits CpuDevice::limits() {
+  if (!probe_) probe_.emplace(pool_);
+  return probe_->all();
+}
+
 int64_t CpuDevice::scratch_bytes() const {
   int64_t bytes = 0;
   for (const Buffer& buffer : scratch_) bytes += buffer.bytes;

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/parallel.h"
 #include "cpu/isa.h"
+#include "cpu/limits.h"
 #include "ops/device.h"
 
 namespace sala::cpu {
@@ -16,6 +18,7 @@ class CpuDevice final : public Device {
   int threads() const override { return pool_.threads(); }
   bool native_bf16() const override { return has_fast_bf16(); }
   int64_t scratch_bytes() const override;
+  Limits limits() override;
   ThreadPool& pool() { return pool_; }
 
   /// At least `bytes` of scratch for the op that runs now, 64-byte aligned, contents undefined;
@@ -30,6 +33,7 @@ class CpuDevice final : public Device {
   };
   ThreadPool pool_;
   std::vector<Buffer> scratch_;
+  std::optional<LimitProbe> probe_;
 };
 
 /// The device on which an op of this backend runs.

@@ -4,21 +4,12 @@
 #include <vector>
 
 #include "base/parallel.h"
+#include "ops/limits.h"
 #include "tensor/tensor.h"
 
 namespace sala::cpu {
 
-/// What a machine allows all threads of a pool together, a second: bytes from memory, and
-/// operations in registers, a multiply-add being two.
-struct Limits {
-  double read = 0;
-  double f32 = 0;
-  double bf16 = 0;  ///< products of bf16 pairs where the machine has fast ones, else f32
-  /// Products of bytes in fours (VNNI) or, without these, in pairs (AVX2), else f32.
-  double int8 = 0;
-};
-
-/// Measures them, each in about 20 ms, the best of a few rounds by the clock on the wall. A machine
+/// Measures limits of all threads of a pool together, each in about 20 ms, the best of a few rounds by the clock on the wall. A machine
 /// that others use too, or whose cores are moved about, has other limits a minute later: measure
 /// beside what is compared with them.
 class LimitProbe {

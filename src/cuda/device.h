@@ -1,11 +1,16 @@
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "base/parallel.h"
 #include "ops/device.h"
 
-#ifndef SALA_CUDA_EMULATION
+#ifdef SALA_CUDA_EMULATION
+#include "cuda/emulation/memory.h"
+#else
 #include <cuda_runtime.h>
 #endif
 
@@ -16,8 +21,9 @@ namespace sala::cuda {
 void check(cudaError_t status);
 #endif
 
-/// One NVIDIA GPU, or its emulation on the host: ops run one after the other, in the order of the
-/// calls. Everything that an op takes lies in memory that host and GPU both reach.
+/// One NVIDIA GPU, or its emulation on the host: ops and copies run one after the other, in the
+/// order of the calls, behind the host's back until a read() waits for them. Ops take memory of the
+/// device, or of the host where it came from allocate_on_host().
 class CudaDevice final : public Device {
  public:
   explicit CudaDevice(int ordinal);
@@ -25,24 +31,64 @@ class CudaDevice final : public Device {
   bool native_bf16() const override { return true; }
   int64_t scratch_bytes() const override;
 
+  bool of_host() const override { return false; }
+  Storage allocate(int64_t bytes) override;
+  Storage allocate_on_host(int64_t bytes) override;
+  void write(std::byte* to, std::span<const std::byte> from) override;
+  void read(std::span<std::byte> to, const std::byte* from) override;
+  void copy(std::byte* to, const std::byte* from, int64_t bytes) override;
+  void fill(std::byte* to, std::byte value, int64_t bytes) override;
+  int64_t available() const override;
+#ifndef SALA_CUDA_EMULATION
+  void wait() override;
+  Limits limits() override;
+#endif
+  /// Captured graphs, of short steps.
+  std::unique_ptr<Recordings> recordings() override;
+
   /// At least `bytes` of scratch for the op that runs now, 256-byte aligned, contents undefined;
   /// `lane` tells independent buffers of one op apart. Grows to the largest request and then
   /// allocates no more.
   std::byte* scratch(int lane, int64_t bytes);
 
-#ifndef SALA_CUDA_EMULATION
+#ifdef SALA_CUDA_EMULATION
+  /// What a GPU would be told to do, done now with the device's memory within reach; while a step
+  /// is recorded it is kept, too.
+  using Command = std::function<void()>;
+  void command(Command command);
+  std::vector<Command> record(const std::function<void()>& work);
+#else
   cudaStream_t stream() const { return stream_; }
+  /// How often scratch has moved: commands recorded before that name memory that is gone.
+  int64_t moves() const { return moves_; }
 #endif
 
  private:
+#ifdef SALA_CUDA_EMULATION
+  std::shared_ptr<emulation::DeviceMemory> memory_;
+  std::vector<Storage> scratch_;
+  std::vector<int64_t> scratch_sizes_;
+  std::vector<Command>* record_ = nullptr;
+#else
   struct Buffer {
     std::byte* data = nullptr;
     int64_t bytes = 0;
   };
+  /// Pinned memory through which the host's bytes pass.
+  struct Staging {
+    std::byte* data = nullptr;
+    cudaEvent_t passed = nullptr;  ///< the last copy out of it
+  };
+  void bind() const;
   void release(Buffer& buffer);
-  std::vector<Buffer> scratch_;
-#ifndef SALA_CUDA_EMULATION
+
+  int ordinal_;
   cudaStream_t stream_ = nullptr;
+  std::vector<Buffer> scratch_;
+  int64_t moves_ = 0;
+  Staging staging_[2];
+  int turn_ = 0;
+  std::optional<ThreadPool> pool_;
 #endif
 };
 
@@ -55,7 +101,8 @@ Ops cuda_ops();
 
 namespace sala {
 
-/// GPU number `ordinal`. Throws Error where there is none.
+/// GPU number `ordinal`. Throws Error where there is none, or one that this program has no kernels
+/// for.
 std::unique_ptr<Device> open_cuda(int ordinal = 0);
 
 }  // namespace sala

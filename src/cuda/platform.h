@@ -42,10 +42,11 @@ void launch(Device& device, Grid grid, int threads, size_t shared, void (*kernel
   SALA_CHECK(grid.x < (int64_t{1} << 31) && grid.y < 65536 && grid.z < 65536,
              "a grid of {} x {} x {} blocks", grid.x, grid.y, grid.z);
 #ifdef SALA_CUDA_EMULATION
-  (void)device;
-  emulation::run(
-      {static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z)},
-      {static_cast<unsigned>(threads), 1, 1}, shared, [&] { kernel(arguments...); });
+  self(device).command([=, ... values = Parameters(arguments)] {
+    emulation::run({static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
+                    static_cast<unsigned>(grid.z)},
+                   {static_cast<unsigned>(threads), 1, 1}, shared, [&] { kernel(values...); });
+  });
 #else
   if (shared > (48 << 10))
     check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),

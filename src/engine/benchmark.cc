@@ -19,7 +19,7 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
-double rate(const cpu::Limits& limits, Compute compute) {
+double rate(const Limits& limits, Compute compute) {
   return compute == Compute::int8   ? limits.int8
          : compute == Compute::bf16 ? limits.bf16
                                     : limits.f32;
@@ -39,9 +39,8 @@ int64_t context_of(const std::vector<BenchCase>& cases, int page) {
   return (most + page) / page * page;  // a step before the first sample
 }
 
-Benchmark::Benchmark(Runner& runner, Device& device)
-    : runner_(runner), pool_(device.threads()), probe_(pool_) {
-  Arena nothing(0);
+Benchmark::Benchmark(Runner& runner, Device& device) : runner_(runner), device_(device) {
+  Arena nothing(device, 0);
   const Step step{.device = device,
                   .arena = nothing,
                   .compute = runner.options().compute,
@@ -61,6 +60,7 @@ void Benchmark::step(Hold& hold, int64_t tokens, bool logits, Sample& sample) {
   Runner::Row row{.hold = hold, .tokens = ids, .logits = logits ? 1 : 0, .prompt = depth + tokens};
   const auto start = std::chrono::steady_clock::now();
   runner_.step({&row, 1});
+  device_.wait();
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   sample.seconds += seconds.count();
   sample.tokens += tokens;
@@ -79,7 +79,8 @@ void Benchmark::Sample::add(const Sample& other) {
   tokens += other.tokens;
 }
 
-double Benchmark::least_seconds(const Sample& sample, const cpu::Limits& limits) const {
+double Benchmark::least_seconds(const Sample& sample, const Limits& limits) const {
+  if (limits.read == 0) return 0;  // nobody knows
   return std::max(sample.bytes / limits.read,
                   sample.matmul / rate(limits, matmul_) + sample.mixing / rate(limits, mixing_));
 }
@@ -98,7 +99,7 @@ BenchRow Benchmark::measure(const BenchCase& what) {
     Hold hold = begin(what.depth);
     step(hold, 1, true, warm);
   }
-  measured_.push_back(probe_.all());
+  measured_.push_back(device_.limits());
   for (int parts = 0; parts < kSamples;) {
     Hold hold = begin(what.depth);
     Sample whole;
@@ -111,7 +112,7 @@ BenchRow Benchmark::measure(const BenchCase& what) {
       else
         for (int64_t i = 0; i < count; ++i) step(hold, 1, true, part);
       done += count;
-      const cpu::Limits before = measured_.back(), after = probe_.all();
+      const Limits before = measured_.back(), after = device_.limits();
       measured_.push_back(after);
       part.least = (least_seconds(part, before) + least_seconds(part, after)) / 2;
       prompt ? whole.add(part) : note(part);
@@ -125,16 +126,16 @@ BenchRow Benchmark::measure(const BenchCase& what) {
           .share = median(shares)};
 }
 
-cpu::Limits Benchmark::limits() const {
-  const auto of = [&](double cpu::Limits::* limit) {
+Limits Benchmark::limits() const {
+  const auto of = [&](double Limits::* limit) {
     std::vector<double> values;
-    for (const cpu::Limits& one : measured_) values.push_back(one.*limit);
+    for (const Limits& one : measured_) values.push_back(one.*limit);
     return median(values);
   };
-  return {.read = of(&cpu::Limits::read),
-          .f32 = of(&cpu::Limits::f32),
-          .bf16 = of(&cpu::Limits::bf16),
-          .int8 = of(&cpu::Limits::int8)};
+  return {.read = of(&Limits::read),
+          .f32 = of(&Limits::f32),
+          .bf16 = of(&Limits::bf16),
+          .int8 = of(&Limits::int8)};
 }
 
 }  // namespace sala

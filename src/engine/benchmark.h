@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "base/random.h"
-#include "cpu/limits.h"
 #include "engine/runner.h"
 
 namespace sala {
@@ -40,7 +39,7 @@ class Benchmark {
 
   BenchRow measure(const BenchCase& what);
   /// Medians over everything measured so far.
-  cpu::Limits limits() const;
+  Limits limits() const;
 
  private:
   struct Sample {
@@ -51,14 +50,13 @@ class Benchmark {
   };
   Hold begin(int64_t depth);
   void step(Hold& hold, int64_t tokens, bool logits, Sample& sample);
-  double least_seconds(const Sample& sample, const cpu::Limits& limits) const;
+  double least_seconds(const Sample& sample, const Limits& limits) const;
 
   Runner& runner_;
-  ThreadPool pool_;
-  cpu::LimitProbe probe_;
+  Device& device_;
   Compute matmul_, mixing_;  ///< types in which most is computed
   Random random_{1};         ///< of the tokens
-  std::vector<cpu::Limits> measured_;
+  std::vector<Limits> measured_;
 };
 
 }  // namespace sala

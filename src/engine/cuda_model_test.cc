@@ -31,7 +31,9 @@ class CudaModel : public ::testing::TestWithParam<Case> {
     o.chunk = static_cast<int>(kTokens);
     o.logits = kTokens;
     o.context = kTokens;
-    Runner runner(*model_, device, o);
+    const auto model =
+        testing::random_model(testing::tiny_sala(), GetParam().mode.weights, &device);
+    Runner runner(*model, device, o);
     Hold hold = runner.open();
     std::vector<float> all;
     for (int64_t at = 0; at < kTokens; at += piece) {
@@ -46,8 +48,6 @@ class CudaModel : public ::testing::TestWithParam<Case> {
     return all;
   }
 
-  const std::unique_ptr<Model> model_ =
-      testing::random_model(testing::tiny_sala(), GetParam().mode.weights);
   const std::vector<int> prompt_ = testing::random_text(kTokens);
 };
 

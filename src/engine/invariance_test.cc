@@ -149,7 +149,7 @@ INSTANTIATE_TEST_SUITE_P(Modes, Invariance, ::testing::ValuesIn(modes()),
 TEST(Backends, CpuEqualsReferenceWithinRounding) {
   for (const SparsePolicy policy :
        {SparsePolicy::always, SparsePolicy::per_query, SparsePolicy::dense}) {
-    const auto model = testing::random_model(testing::tiny_sala(), StoredType::f32, 9);
+    const auto model = testing::random_model(testing::tiny_sala(), StoredType::f32, nullptr, 9);
     const std::vector<int> prompt = testing::random_text(180, 4);
     std::vector<std::vector<float>> results;
     for (const char* backend : {"reference", "cpu"}) {

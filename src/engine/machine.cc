@@ -134,7 +134,7 @@ Machine measure_machine(int threads) {
   machine.vnni = cpu::has_vnni();
   machine.bf16 = cpu::has_fast_bf16();
   machine.memory = proc_line("/proc/meminfo", "MemTotal:");
-  machine.available = std::max<int64_t>(0, available_memory());
+  machine.available = std::max<int64_t>(0, Memory().available());
   machine.gpus = gpus();
   {
     constexpr int64_t kProbe = int64_t{256} << 20;

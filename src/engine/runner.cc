@@ -1,10 +1,13 @@
 #include "engine/runner.h"
 
 #include <algorithm>
-#include <fstream>
+#include <charconv>
 
 #include "base/error.h"
 #include "cpu/device.h"
+#ifdef SALA_CUDA
+#include "cuda/device.h"
+#endif
 
 namespace sala {
 namespace {
@@ -35,12 +38,28 @@ int64_t pages_at_once(const Model& model, const RunOptions& options) {
   return std::min(all, std::max(read, written));
 }
 
-/// Moves what exceeds --kv-memory to the disk. Throws Error when either is too small.
-void divide(const Model& model, const RunOptions& options, RunMemory& memory) {
+/// Bytes of the layers whose keys and values are together at most `most`, the first ones first.
+int64_t whole_layers(const Model& model, const RunOptions& options, int64_t most) {
+  int64_t sum = 0;
+  for (const CacheSpec& layer : cache_specs(model.config(), options.kv)) {
+    const int64_t bytes = memory_of({layer}, model.config().page(), options.context).kv;
+    if (sum + bytes <= most) sum += bytes;
+  }
+  return sum;
+}
+
+/// Moves what exceeds --kv-memory to the disk, or to the host. Throws Error when it is too small.
+void divide(const Model& model, const Device& device, const RunOptions& options,
+            RunMemory& memory) {
   const ModelConfig& config = model.config();
   const int64_t all = memory.cache.kv;
   memory.disk = std::max<int64_t>(options.cache_disk, 0);
   if (options.kv_memory < 0 || options.kv_memory >= all) return;
+  if (!device.of_host()) {
+    memory.cache.kv = whole_layers(model, options, options.kv_memory);
+    memory.on_host = all - memory.cache.kv;
+    return;
+  }
   const int64_t pages = (options.context + config.page() - 1) / config.page();
   const int64_t least = pages_at_once(model, options) * (all / pages);
   if (options.kv_memory < least)
@@ -58,7 +77,7 @@ void divide(const Model& model, const RunOptions& options, RunMemory& memory) {
   memory.cache.kv = options.kv_memory;
 }
 
-RunMemory memory_needed(const Model& model, const RunOptions& options) {
+RunMemory memory_needed(const Model& model, const Device& device, const RunOptions& options) {
   const ModelConfig& config = model.config();
   const auto specs = cache_specs(config, options.kv);
   RunMemory memory;
@@ -67,28 +86,37 @@ RunMemory memory_needed(const Model& model, const RunOptions& options) {
   memory.snapshots = options.cache_ram;
   memory.workspace = model.workspace(bounds(model, options)) +
                      options.logits * config.vocab * int64_t{sizeof(float)};
-  divide(model, options, memory);
+  divide(model, device, options, memory);
 
-  const int64_t available = available_memory();
-  if (available >= 0 && memory.total() > available)
+  const int64_t snapshots = device.of_host() ? memory.snapshots : 0;  // always the host's
+  const int64_t needed = memory.cache.total() + memory.workspace + snapshots;
+  const int64_t available = device.available();
+  if (available >= 0 && needed > available)
     fail(
         "a context of {} tokens needs {:.1f} MiB (keys and values {:.1f}, index {:.1f}, state "
-        "{:.1f}, snapshots {:.1f}, workspace {:.1f}); {:.1f} MiB of memory are available: use a "
+        "{:.1f}, snapshots {:.1f}, workspace {:.1f}); {:.1f} MiB of {} are available: use a "
         "shorter context, --kv int8, or --kv-memory",
-        options.context, mib(memory.total()), mib(memory.cache.kv), mib(memory.cache.index),
-        mib(memory.cache.state), mib(memory.snapshots), mib(memory.workspace), mib(available));
+        options.context, mib(needed), mib(memory.cache.kv), mib(memory.cache.index),
+        mib(memory.cache.state), mib(snapshots), mib(memory.workspace), mib(available),
+        device.of_host() ? "memory" : device.name() + "'s memory");
+  if (const int64_t left = Memory().available();
+      !device.of_host() && left >= 0 && memory.on_host + memory.snapshots > left)
+    fail(
+        "keys and values beyond --kv-memory take {:.1f} MiB of the host's memory, snapshots {:.1f} "
+        "MiB; {:.1f} MiB are available: use a shorter context, --kv int8, or a smaller --cache-ram",
+        mib(memory.on_host), mib(memory.snapshots), mib(left));
   return memory;
 }
 
 CacheSize cache_size(const Model& model, const RunOptions& options, const RunMemory& memory) {
   const int page = model.config().page();
   const int64_t all = memory_of(cache_specs(model.config(), options.kv), page, options.context).kv;
-  const bool spills = memory.cache.kv < all;
+  const bool spills = memory.cache.kv + memory.on_host < all;
   return {.page = page,
           // Each sequence may leave its last page part empty.
           .tokens = options.context + int64_t{options.sequences - 1} * page,
           .sequences = options.sequences,
-          .kv_memory = spills ? memory.cache.kv : -1,
+          .kv_memory = memory.cache.kv < all ? memory.cache.kv : -1,
           .snapshots = options.cache_ram,
           .snapshots_disk = options.cache_ram > 0 ? memory.disk - (spills ? all : 0) : 0,
           .directory = options.cache_dir};
@@ -96,28 +124,35 @@ CacheSize cache_size(const Model& model, const RunOptions& options, const RunMem
 
 }  // namespace
 
-int64_t available_memory() {
-  std::ifstream file("/proc/meminfo");
-  std::string key, unit;
-  for (int64_t kib = 0; file >> key >> kib >> unit;)
-    if (key == "MemAvailable:") return kib * 1024;
-  return -1;
-}
-
 std::unique_ptr<Device> open_device(const RunOptions& options) {
-  if (options.backend == "cpu") return open_cpu(options.threads);
-  if (options.backend == "reference") return open_reference();
-  fail("--backend is \"{}\"; expected cpu or reference", options.backend);
+  const std::string& backend = options.backend;
+  if (backend == "cpu") return open_cpu(options.threads);
+  if (backend == "reference") return open_reference();
+  if (backend == "cuda" || backend.starts_with("cuda:")) {
+#ifdef SALA_CUDA
+    int gpu = 0;
+    const char* end = backend.data() + backend.size();
+    if (backend == "cuda" || std::from_chars(backend.data() + 5, end, gpu).ptr == end)
+      return open_cuda(gpu);
+#else
+    fail("--backend is \"{}\", and this sala is built without it: configure with -DSALA_CUDA=ON",
+         backend);
+#endif
+  }
+  fail("--backend is \"{}\"; expected cpu, reference, cuda or cuda: and a GPU's number", backend);
 }
 
 Runner::Runner(const Model& model, Device& device, const RunOptions& options)
     : model_(model),
       device_(device),
       options_(options),
-      memory_(memory_needed(model, options)),
-      cache_(cache_specs(model.config(), options.kv), cache_size(model, options, memory_)),
-      arena_(model.workspace(bounds(model, options))),
-      logits_(DType::f32, {options.logits, model.config().vocab}) {}
+      memory_(memory_needed(model, device, options)),
+      cache_(cache_specs(model.config(), options.kv), cache_size(model, options, memory_), device),
+      arena_(device, model.workspace(bounds(model, options))),
+      logits_(device, DType::f32, {options.logits, model.config().vocab}),
+      recordings_(device.recordings()) {
+  if (!device.of_host()) host_logits_ = Tensor(DType::f32, {options.logits, model.config().vocab});
+}
 
 In Runner::step(std::span<Row> rows) {
   const auto& sparse = model_.config().attention.sparse;
@@ -140,11 +175,16 @@ In Runner::step(std::span<Row> rows) {
             .arena = arena_,
             .compute = options_.compute,
             .kv = options_.kv,
-            .on_blocks = on_blocks};
+            .on_blocks = on_blocks,
+            .recordings = recordings_.get()};
   arena_.rewind(0);  // a step that failed has left what it took
   model_.forward(step, cache_, batch, logits);
   for (Row& row : rows) row.hold.advance(static_cast<int64_t>(row.tokens.size()));
-  return logits;
+  if (device_.of_host()) return logits;
+  const Out read = sala::rows(host_logits_.view(), 0, wanted);
+  device_.read(std::as_writable_bytes(std::span(read.as<float>(), static_cast<size_t>(read.size()))),
+               reinterpret_cast<const std::byte*>(logits.as<float>()));
+  return read;
 }
 
 bool Runner::read(Hold& hold, std::span<const int> text, const Reading& how) {

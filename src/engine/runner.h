@@ -16,7 +16,8 @@ namespace sala {
 
 /// How a model is run.
 struct RunOptions {
-  std::string backend = "cpu";  ///< "cpu" or "reference"
+  std::string backend = "cpu";  ///< "cpu", "reference", or "cuda" with the number of a GPU
+                                ///< ("cuda:1") where there are several
   int threads = 0;              ///< 0: every core
   ComputeMode compute = ComputeMode::automatic;
   KvType kv = KvType::bf16;
@@ -24,7 +25,8 @@ struct RunOptions {
   int chunk = 512;      ///< tokens of a prompt in one step
   int64_t context = 0;  ///< tokens of all sequences together
   /// Bytes of keys and values in memory; what does not fit lies in a file, and blocks are brought
-  /// back when a query chooses them. -1: all in memory.
+  /// back when a query chooses them; on a GPU whole layers that do not fit lie in the host's memory,
+  /// where kernels read them. -1: all in memory.
   int64_t kv_memory = -1;
   int64_t cache_ram = 0;  ///< bytes of memory for snapshots of states
   /// Bytes of files for keys, values and snapshots that memory lacks. -1: what the keys and values
@@ -34,9 +36,6 @@ struct RunOptions {
   int sequences = 1;
   int64_t logits = 1;  ///< rows of logits in one step, at most
 };
-
-/// Bytes that the system can still give (MemAvailable), or -1 when it does not say.
-int64_t available_memory();
 
 /// Tokens between two snapshots of a long text; what the budget has no room for is thinned out.
 inline constexpr int64_t kSnapshotEvery = 4096;
@@ -50,7 +49,8 @@ struct RunMemory {
   MemoryUse cache;  ///< kv: what lies in memory
   int64_t snapshots = 0;
   int64_t workspace = 0;
-  int64_t disk = 0;  ///< bytes of files, keys and values first
+  int64_t disk = 0;     ///< bytes of files, keys and values first
+  int64_t on_host = 0;  ///< bytes of keys and values that a GPU reads from the host's memory
 
   int64_t total() const { return cache.total() + snapshots + workspace; }
 };
@@ -105,7 +105,9 @@ class Runner {
   RunMemory memory_;
   Cache cache_;
   Arena arena_;
-  Tensor logits_;
+  Tensor logits_;                    ///< where the device writes them
+  Tensor host_logits_;               ///< empty where that is the host's memory
+  std::unique_ptr<Recordings> recordings_;
 };
 
 }  // namespace sala

@@ -19,8 +19,10 @@ Cache make_cache(int64_t tokens, bool hybrid) {
   ModelConfig config = testing::tiny_sala();
   if (!hybrid)
     for (MixerKind& kind : config.mixers) kind = MixerKind::attention;
+  static Memory memory;
   return {cache_specs(config, KvType::f32),
-          {.page = kPage, .tokens = tokens, .sequences = kSequences, .snapshots = 400'000}};
+          {.page = kPage, .tokens = tokens, .sequences = kSequences, .snapshots = 400'000},
+          memory};
 }
 
 /// Steps a scheduler as an engine does, without a model: the token after a text is a number made of

@@ -133,11 +133,12 @@ class RandomWeights {
   std::vector<StoredTensor> tensors_;
 };
 
-/// A model of random weights.
+/// A model of random weights, in `memory` (null: the host's).
 inline std::unique_ptr<Model> random_model(const ModelConfig& config, StoredType matrices,
-                                           uint32_t seed = 5) {
+                                           Memory* memory = nullptr, uint32_t seed = 5) {
   const RandomWeights weights(config, matrices, seed);
   WeightSource source = weights.source();
+  source.memory = memory;
   return std::make_unique<Model>(config, source);
 }
 

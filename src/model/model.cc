@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "ops/math.h"
@@ -8,17 +9,32 @@
 namespace sala {
 namespace {
 
-Tensor frequencies(const RopeConfig& rope, int head_dim) {
-  Tensor t(DType::f32, {head_dim / 2});
-  std::ranges::copy(inverse_frequencies(rope, head_dim), t.view().as<float>());
-  return t;
-}
+/// Tensors of a step that the host writes: laid out in the arena, sent all at once.
+class Upload {
+ public:
+  explicit Upload(Arena& arena) : arena_(arena) {}
+  template <class T>
+  Out add(std::span<const T> values, std::initializer_list<int64_t> dims) {
+    const Out tensor = arena_.take(dtype_of<T>(), dims);
+    auto* to = reinterpret_cast<std::byte*>(tensor.as<T>());
+    if (begin_ == nullptr) begin_ = to;
+    bytes_.resize(static_cast<size_t>(to - begin_) + values.size_bytes());
+    std::memcpy(bytes_.data() + (to - begin_), values.data(), values.size_bytes());
+    return tensor;
+  }
+  void send(Memory& memory) const { memory.write(begin_, bytes_); }
 
-template <class T>
-Out upload(Arena& arena, std::span<const T> values, std::initializer_list<int64_t> dims) {
-  const Out tensor = arena.take(dtype_of<T>(), dims);
-  std::memcpy(tensor.as<T>(), values.data(), values.size_bytes());
-  return tensor;
+ private:
+  Arena& arena_;
+  std::byte* begin_ = nullptr;
+  std::vector<std::byte> bytes_;
+};
+
+/// Columns of a page table for `pages` pages: few different numbers, so that few steps differ in
+/// shape.
+int64_t page_columns(int64_t pages) {
+  const auto unit = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(pages)) / 8);
+  return unit <= 1 ? std::max<int64_t>(pages, 1) : (pages + unit - 1) / unit * unit;
 }
 
 bool uses(const ModelConfig& config, MixerKind kind) {
@@ -40,21 +56,21 @@ Model::Model(const ModelConfig& config, WeightSource& source) : config_(config) 
     layer.down =
         source.take_matrix(prefix + "mlp.down_proj.weight", config.hidden, config.intermediate);
   }
-  final_norm_ = source.take_vector("model.norm.weight", config.hidden);
-  for (int64_t i = 0; i < config.hidden; ++i)
-    final_norm_.view().as<float>()[i] /= config.logit_divisor;
+  final_norm_ = source.take_vector("model.norm.weight", config.hidden, config.logit_divisor);
   head_ =
       config.tied ? embedding_ : source.take_matrix("lm_head.weight", config.vocab, config.hidden);
   source.expect_all_taken();
   if (uses(config, MixerKind::attention)) {
     const AttentionConfig& attention = config.attention;
-    if (attention.rope) k_frequencies_ = frequencies(config.rope, attention.head_dim);
+    const auto half = static_cast<size_t>(attention.head_dim / 2);
+    if (attention.rope)
+      k_frequencies_ = source.constant(inverse_frequencies(config.rope, attention.head_dim));
     if (attention.log_base > 0.0 || attention.q_factor != 1.0)  // zero frequencies turn nothing
-      q_frequencies_ =
-          attention.rope ? k_frequencies_ : Tensor(DType::f32, {attention.head_dim / 2});
+      q_frequencies_ = attention.rope ? k_frequencies_ : source.constant(std::vector<float>(half));
   }
   if (uses(config, MixerKind::lightning) && config.lightning.rope)
-    lightning_frequencies_ = frequencies(config.rope, config.lightning.head_dim);
+    lightning_frequencies_ =
+        source.constant(inverse_frequencies(config.rope, config.lightning.head_dim));
 }
 
 int64_t Model::weight_bytes() const {
@@ -74,31 +90,36 @@ int64_t Model::workspace(const StepBounds& bounds) const {
     if (!inverse->empty()) rope += 2 * Arena::bytes(DType::f32, {tokens, inverse->view().dim[0]});
   const int64_t rows = 3 * Arena::bytes(DType::i32, {tokens}) +
                        4 * Arena::bytes(DType::i32, {bounds.sequences + 1}) +
-                       Arena::bytes(DType::i32, {bounds.sequences, bounds.pages});
+                       Arena::bytes(DType::i32, {bounds.sequences, page_columns(bounds.pages)});
   return std::max(mixer, mlp) + 3 * Arena::bytes(DType::f32, {tokens, config_.hidden}) +
          Arena::bytes(DType::f32, {bounds.logits, config_.hidden}) + rope + rows;
 }
 
-void Model::prepare(Step& step, const Batch& batch) const {
-  Arena& arena = step.arena;
-  const auto tokens = batch.count();
+In Model::upload(Step& step, const Batch& batch) {
+  Upload upload(step.arena);
+  const int64_t tokens = batch.count();
   const auto sequences = static_cast<int64_t>(batch.slots.size());
-  step.sequences.positions = upload<int32_t>(arena, batch.positions, {tokens});
-  step.sequences.starts = upload<int32_t>(arena, batch.starts, {sequences + 1});
-  step.sequences.slots = upload<int32_t>(arena, batch.slots, {sequences});
-  step.sequences.kept = upload<int32_t>(arena, batch.kept, {sequences});
-  step.sparse = upload<uint8_t>(arena, batch.sparse, {tokens});
+  step.sequences.positions = upload.add<int32_t>(batch.positions, {tokens});
+  step.sequences.starts = upload.add<int32_t>(batch.starts, {sequences + 1});
+  step.sequences.slots = upload.add<int32_t>(batch.slots, {sequences});
+  step.sequences.kept = upload.add<int32_t>(batch.kept, {sequences});
+  step.sparse = upload.add<uint8_t>(batch.sparse, {tokens});
 
-  size_t columns = 1;
-  for (const auto& pages : batch.pages) columns = std::max(columns, pages.size());
-  const Out page_table = arena.take(DType::i32, {sequences, static_cast<int64_t>(columns)});
-  for (int64_t b = 0; b < sequences; ++b) {
-    const auto& pages = batch.pages[static_cast<size_t>(b)];
-    auto* row = page_table.row<int32_t>(b);
-    std::fill(std::ranges::copy(pages, row).out, row + columns, 0);
-  }
-  step.sequences.page_table = page_table;
+  size_t most = 0;
+  for (const auto& pages : batch.pages) most = std::max(most, pages.size());
+  const int64_t columns = page_columns(static_cast<int64_t>(most));
+  std::vector<int32_t> page_table(static_cast<size_t>(sequences * columns), 0);
+  for (int64_t b = 0; b < sequences; ++b)
+    std::ranges::copy(batch.pages[static_cast<size_t>(b)], page_table.begin() + b * columns);
+  step.sequences.page_table = upload.add<int32_t>(page_table, {sequences, columns});
+  const In ids = upload.add<int32_t>(batch.tokens, {tokens});
+  upload.send(step.device);
+  return ids;
+}
 
+void Model::turn(Step& step) const {
+  Arena& arena = step.arena;
+  const int64_t tokens = step.sequences.tokens();
   const auto table = [&](const Tensor& inverse, RopeFactor factor, In& cos, In& sin) {
     if (inverse.empty()) return;
     const int64_t half = inverse.view().dim[0];
@@ -122,14 +143,31 @@ void Model::prepare(Step& step, const Batch& batch) const {
 }
 
 void Model::forward(Step& step, Cache& cache, const Batch& batch, Out logits) const {
-  Device& device = step.device;
-  Arena& arena = step.arena;
-  const int64_t tokens = batch.count();
-  const int64_t start = arena.used();
   SALA_CHECK(cache.page() == config_.page(), "pages of {} tokens, the model has {}", cache.page(),
              config_.page());
-  prepare(step, batch);
-  const Out ids = upload<int32_t>(arena, batch.tokens, {tokens});
+  const int64_t start = step.arena.used();
+  const In ids = upload(step, batch);
+  const auto wanted = static_cast<int64_t>(batch.wanted.size());
+  const auto work = [&] { compute(step, cache, ids, batch.wanted, logits); };
+  // Where the host does nothing between two ops, a step is its shape and what was uploaded.
+  const bool repeats = (wanted == 0 || wanted == batch.count()) && !cache.managed();
+  if (step.recordings != nullptr && repeats && !step.on_blocks)
+    step.recordings->run({.tokens = batch.count(),
+                          .sequences = step.sequences.count(),
+                          .pages = step.sequences.page_table.dim[1],
+                          .logits = wanted},
+                         work);
+  else
+    work();
+  step.arena.rewind(start);
+}
+
+void Model::compute(Step& step, Cache& cache, In ids, std::span<const int32_t> wanted,
+                    Out logits) const {
+  Device& device = step.device;
+  Arena& arena = step.arena;
+  const int64_t tokens = ids.dim[0];
+  turn(step);
   const Out h = arena.take(DType::f32, {tokens, config_.hidden});
   const Out x = arena.take(DType::f32, {tokens, config_.hidden});
   const Out y = arena.take(DType::f32, {tokens, config_.hidden});
@@ -151,17 +189,21 @@ void Model::forward(Step& step, Cache& cache, const Batch& batch, Out logits) co
     arena.rewind(mark);
     branch = y;
   }
-  if (!batch.wanted.empty()) {
-    residual_norm(device, h, branch, config_.residual_scale, final_norm_.view(), config_.norm_eps,
-                  x);
-    const auto count = static_cast<int64_t>(batch.wanted.size());
-    const Out last = arena.take(DType::f32, {count, config_.hidden});
+  if (wanted.empty()) return;
+  residual_norm(device, h, branch, config_.residual_scale, final_norm_.view(), config_.norm_eps, x);
+  const auto count = static_cast<int64_t>(wanted.size());
+  In last;
+  if (wanted.back() - wanted.front() + 1 == count) {
+    last = rows(In(x), wanted.front(), count);
+  } else {  // of several sequences
+    const Out gathered = arena.take(DType::f32, {count, config_.hidden});
     for (int64_t i = 0; i < count; ++i)
-      std::memcpy(last.row<float>(i), x.row<float>(batch.wanted[static_cast<size_t>(i)]),
-                  static_cast<size_t>(config_.hidden) * sizeof(float));
-    matmul(device, last, head_, Epilogue::none, step.compute_for(head_), logits);
+      device.copy(reinterpret_cast<std::byte*>(gathered.row<float>(i)),
+                  reinterpret_cast<const std::byte*>(x.row<float>(wanted[static_cast<size_t>(i)])),
+                  config_.hidden * int64_t{sizeof(float)});
+    last = gathered;
   }
-  arena.rewind(start);
+  matmul(device, last, head_, Epilogue::none, step.compute_for(head_), logits);
 }
 
 }  // namespace sala

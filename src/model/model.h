@@ -44,7 +44,12 @@ class Model {
     Weight gate_up, down;
   };
 
-  void prepare(Step& step, const Batch& batch) const;
+  /// Lays the batch out in the step's arena; gives its tokens.
+  static In upload(Step& step, const Batch& batch);
+  /// Makes the tables of RoPE.
+  void turn(Step& step) const;
+  /// The ops of a step.
+  void compute(Step& step, Cache& cache, In ids, std::span<const int32_t> wanted, Out logits) const;
 
   ModelConfig config_;
   Weight embedding_, head_;

@@ -53,7 +53,7 @@ struct Batch {
 /// Memory of one step's intermediate tensors: handed out in order, all given back at once.
 class Arena {
  public:
-  explicit Arena(int64_t bytes) : storage_(allocate(bytes)), capacity_(bytes) {}
+  Arena(Memory& memory, int64_t bytes) : storage_(memory.allocate(bytes)), capacity_(bytes) {}
 
   Out take(DType dtype, std::initializer_list<int64_t> dims);
   int64_t used() const { return used_; }
@@ -68,8 +68,8 @@ class Arena {
   int64_t used_ = 0;
 };
 
-/// What was chosen in one layer of one step: lists [T, kv_heads, top], counts [T, kv_heads] (-1:
-/// dense).
+/// What was chosen in one layer of one step, in the host's memory: lists [T, kv_heads, top], counts
+/// [T, kv_heads] (-1: dense).
 using OnBlocks = std::function<void(int layer, In lists, In counts)>;
 
 /// All that a forward may touch.
@@ -79,6 +79,7 @@ struct Step {
   ComputeMode compute = ComputeMode::automatic;
   KvType kv = KvType::bf16;  ///< of keys and values in the cache
   OnBlocks on_blocks;
+  Recordings* recordings = nullptr;  ///< of steps with this device, arena, cache and model
 
   // Set by Model::forward for the mixers.
   Sequences sequences{};

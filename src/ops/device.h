@@ -1,21 +1,36 @@
 #pragma once
 
+#include <compare>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 
+#include "ops/limits.h"
 #include "ops/table.h"
 
 namespace sala {
 
+/// What a step looks like from outside: two with the same shape launch the same work.
+struct StepShape {
+  int64_t tokens = 0, sequences = 0, pages = 0, logits = 0;
+  auto operator<=>(const StepShape&) const = default;
+};
+
+/// Work that is done again and again with the same arguments. Must not outlive its device.
+class Recordings {
+ public:
+  virtual ~Recordings() = default;
+  /// Does `work`, or what it did when it was last called for this shape: the same calls of ops and
+  /// of Memory::copy and fill, with the same arguments.
+  virtual void run(const StepShape& /*shape*/, const std::function<void()>& work) { work(); }
+};
+
 /// Memory, an order of work, and a table of ops. One thread at a time may use a device.
-class Device {
+class Device : public Memory {
  public:
   explicit Device(std::string name, const Ops& table) : ops(table), name_(std::move(name)) {}
-  virtual ~Device() = default;
-  Device(const Device&) = delete;
-  Device& operator=(const Device&) = delete;
 
   const std::string& name() const { return name_; }
   /// Threads that work on an op.
@@ -25,6 +40,11 @@ class Device {
   /// Bytes of scratch that its ops have grown to; they depend on the largest step, not on the
   /// context.
   virtual int64_t scratch_bytes() const { return 0; }
+  /// Waits until everything that it was asked is done.
+  virtual void wait() {}
+  /// Measures what the device allows now, in well under a second.
+  virtual Limits limits() { return {}; }
+  virtual std::unique_ptr<Recordings> recordings() { return std::make_unique<Recordings>(); }
 
   Ops ops;
 

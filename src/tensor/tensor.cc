@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
+#include <string>
 
 namespace sala {
 namespace {
@@ -75,12 +77,49 @@ void expect_sparse_use(const std::byte* data, int64_t bytes) {
   ::madvise(const_cast<std::byte*>(data), static_cast<size_t>(bytes), MADV_NOHUGEPAGE);
 }
 
-Tensor::Tensor(DType dtype, std::initializer_list<int64_t> dims) {
-  view_ = window(static_cast<void*>(nullptr), dtype, dims);
+void Memory::write(std::byte* to, std::span<const std::byte> from) {
+  std::ranges::copy(from, to);
+}
+
+void Memory::read(std::span<std::byte> to, const std::byte* from) {
+  std::copy_n(from, to.size(), to.begin());
+}
+
+void Memory::copy(std::byte* to, const std::byte* from, int64_t bytes) {
+  std::copy_n(from, bytes, to);
+}
+
+void Memory::fill(std::byte* to, std::byte value, int64_t bytes) { std::fill_n(to, bytes, value); }
+
+int64_t Memory::available() const {
+  std::ifstream file("/proc/meminfo");
+  std::string key, unit;
+  for (int64_t kib = 0; file >> key >> kib >> unit;)
+    if (key == "MemAvailable:") return kib * 1024;
+  return -1;
+}
+
+Tensor::Tensor(Memory& memory, DType dtype, std::initializer_list<int64_t> dims)
+    : view_(window(static_cast<void*>(nullptr), dtype, dims)) {
   int64_t count = 1;
   for (int64_t d : dims) count *= d;
-  storage_ = allocate(count * size_of(dtype));
+  storage_ = memory.allocate(count * size_of(dtype));
   view_.data = storage_.get();
+}
+
+Tensor::Tensor(DType dtype, std::initializer_list<int64_t> dims) {
+  Memory host;
+  *this = Tensor(host, dtype, dims);
+}
+
+Tensor on_host(Memory& memory, In x) {
+  Tensor copy(x.dtype, {x.size()});
+  memory.read({copy.storage_.get(), static_cast<size_t>(x.size() * size_of(x.dtype))},
+              static_cast<const std::byte*>(x.data));
+  const void* data = copy.view_.data;
+  copy.view_ = Out{x};
+  copy.view_.data = data;
+  return copy;
 }
 
 }  // namespace sala

@@ -99,26 +99,65 @@ In rows(const In& x, int64_t first, int64_t count);
 Out columns(const Out& x, int64_t first, int64_t count);
 In columns(const In& x, int64_t first, int64_t count);
 
-/// Bytes on a 64-byte boundary, zeroed when the system hands them out and touched lazily.
+/// Bytes on a 64-byte boundary.
 using Storage = std::shared_ptr<std::byte>;
-/// Throws Error when the memory cannot be had, naming the amount.
+/// Bytes of the host, zeroed when the system hands them out and touched lazily. Throws Error when
+/// the memory cannot be had, naming the amount.
 Storage allocate(int64_t bytes);
 /// Says that memory from allocate() will be touched here and there only, so that it comes in the
 /// system's small pages.
 void expect_sparse_use(const std::byte* data, int64_t bytes);
 
+/// Where tensors lie. This one is the host's; that of another device overrides all of it, and then
+/// its bytes are reached by these functions and the device's ops alone, in the order of the calls.
+class Memory {
+ public:
+  Memory() = default;
+  virtual ~Memory() = default;
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  /// Whether the host may read and write what allocate() gives, with no more ado.
+  virtual bool of_host() const { return true; }
+  /// Zeroed bytes. Throws Error when they cannot be had, naming the amount.
+  virtual Storage allocate(int64_t bytes) { return sala::allocate(bytes); }
+  /// Zeroed bytes that the host owns and the device's ops reach, more slowly.
+  virtual Storage allocate_on_host(int64_t bytes) { return sala::allocate(bytes); }
+  /// Copies from the host's bytes.
+  virtual void write(std::byte* to, std::span<const std::byte> from);
+  /// Copies to the host's bytes; they are there when it returns.
+  virtual void read(std::span<std::byte> to, const std::byte* from);
+  virtual void copy(std::byte* to, const std::byte* from, int64_t bytes);
+  virtual void fill(std::byte* to, std::byte value, int64_t bytes);
+  /// Bytes that it can still give, or -1 when that is not known.
+  virtual int64_t available() const;
+};
+
 /// The owner of a contiguous tensor.
 class Tensor {
  public:
   Tensor() = default;
+  /// Zeros in the host's memory.
   Tensor(DType dtype, std::initializer_list<int64_t> dims);
+  /// Zeros in `memory`.
+  Tensor(Memory& memory, DType dtype, std::initializer_list<int64_t> dims);
+  /// A copy in `memory` of values of the host.
+  template <class T>
+  Tensor(Memory& memory, std::span<const T> values, std::initializer_list<int64_t> dims)
+      : Tensor(memory, dtype_of<T>(), dims) {
+    memory.write(storage_.get(), std::as_bytes(values));
+  }
   operator Out() const { return view_; }
   Out view() const { return view_; }
   bool empty() const { return view_.empty(); }
 
  private:
+  friend Tensor on_host(Memory& memory, In x);
   Storage storage_;
   Out view_;
 };
+
+/// A copy of a contiguous tensor of `memory` in the host's memory.
+Tensor on_host(Memory& memory, In x);
 
 }  // namespace sala

@@ -48,6 +48,7 @@ LoadedModel BenchCommand::make_synthetic() const {
                              .config = std::move(config),
                              .weights = WeightSource::random(*weights)}};
   made.device = open_device(run);
+  made.files.weights.memory = made.device.get();
   ThreadPool pool(made.device->threads());
   made.files.weights.parallel = [&](int64_t count, const std::function<void(int64_t)>& work) {
     pool.run(count, [&](int64_t i, int) { work(i); });
@@ -124,7 +125,7 @@ void BenchCommand::run() {
     rows.push_back(benchmark.measure(what));
     if (!json) print_row(rows.back());
   }
-  const cpu::Limits limits = benchmark.limits();
+  const Limits limits = benchmark.limits();
   if (!svg.empty()) write_text(svg, bench_svg(rows));
   if (!json) {
     fmt::print(

@@ -115,6 +115,7 @@ LoadedModel load_model(const ModelOptions& options, OpenText text) {
 
   ThreadPool pool(run.threads > 0 ? run.threads : available_cores());
   Progress bar("loading", "GB", 1e9);
+  loaded.files.weights.memory = loaded.device.get();
   loaded.files.weights.progress = [&](int64_t done, int64_t total) { bar.update(done, total); };
   loaded.files.weights.parallel = [&](int64_t count, const std::function<void(int64_t)>& work) {
     pool.run(count, [&](int64_t i, int) { work(i); });

@@ -120,7 +120,7 @@ struct ServeCommand {
 
   void run();
   std::vector<std::string> keys() const;
-  int64_t room(const ModelConfig& config, const RunOptions& options) const;
+  int64_t room(const ModelConfig& config, const RunOptions& options, int64_t available) const;
 };
 
 std::vector<std::string> ServeCommand::keys() const {
@@ -139,11 +139,12 @@ std::vector<std::string> ServeCommand::keys() const {
 }
 
 /// Tokens that fit in half of what memory the system can give.
-int64_t ServeCommand::room(const ModelConfig& config, const RunOptions& options) const {
+int64_t ServeCommand::room(const ModelConfig& config, const RunOptions& options,
+                           int64_t available) const {
   if (context > 0) return context;
   const int page = config.page();
   const MemoryUse one = memory_of(cache_specs(config, options.kv), page, page);
-  const int64_t pages = available_memory() / 2 / std::max<int64_t>(one.kv + one.index, 1);
+  const int64_t pages = available / 2 / std::max<int64_t>(one.kv + one.index, 1);
   constexpr int64_t kMost = int64_t{1} << 20;
   return std::clamp<int64_t>(pages * page, page, kMost);
 }
@@ -173,7 +174,7 @@ void ServeCommand::run() {
   const Scheduler::Limits limits{
       .sequences = sequences, .step_tokens = options.chunk, .step_logits = 64};
   options.logits = sequences + limits.step_logits;
-  const int64_t tokens = room(loaded.files.config, options);
+  const int64_t tokens = room(loaded.files.config, options, loaded.device->available());
   options.context = tokens + loaded.files.config.page();  // a page for the copy of a shared one
   make_room_for_snapshots(loaded.files.config, options, sequences + 8);
   Runner runner(*loaded.model, *loaded.device, options);

@@ -111,22 +111,35 @@ void WeightSource::run_in_slices(int64_t stored, int64_t count,
   }
 }
 
-Tensor WeightSource::take_vector(const std::string& name, int64_t n) {
-  if (random_) {
-    Tensor ones(DType::f32, {n});
-    std::fill_n(ones.view().as<float>(), n, 1.0f);
-    return ones;
-  }
+/// The same matrix where the model's tensors lie. The host's bytes go.
+Weight WeightSource::placed(Weight weight) const {
+  if (memory == nullptr || memory->of_host() || weight.data == nullptr) return weight;
+  const std::span bytes(weight.data, static_cast<size_t>(weight.bytes()));
+  Storage storage = memory->allocate(weight.bytes());
+  memory->write(storage.get(), bytes);
+  weight.data = storage.get();
+  weight.storage = std::move(storage);
+  return weight;
+}
+
+Tensor WeightSource::constant(std::span<const float> values) {
+  Memory host;
+  return {memory == nullptr ? host : *memory, values, {static_cast<int64_t>(values.size())}};
+}
+
+Tensor WeightSource::take_vector(const std::string& name, int64_t n, float divisor) {
+  std::vector<float> values(static_cast<size_t>(n), 1.0f / divisor);
+  if (random_) return constant(values);
   const StoredTensor& tensor = take(name, {n});
   if (tensor.type != StoredType::f32 && tensor.type != StoredType::f16 &&
       tensor.type != StoredType::bf16)
     fail("{}: vector {} is of type {}, expected F32, F16 or BF16; quantise matrices only",
          file_of(tensor), printable(name), tensor.type_name);
-  Tensor vector(DType::f32, {n});
-  decode_floats(tensor, {vector.view().as<float>(), static_cast<size_t>(n)});
+  decode_floats(tensor, values);
+  for (float& value : values) value /= divisor;
   release(tensor);
   report(bytes_taken_ + static_cast<int64_t>(tensor.bytes.size()));
-  return vector;
+  return constant(values);
 }
 
 Weight WeightSource::take_matrix(const std::string& name, int64_t rows, int64_t cols) {
@@ -170,8 +183,9 @@ Weight WeightSource::take_random(const std::string& parts, int64_t rows, int64_t
   if (cols % column_unit(type) != 0)
     fail("--type is {}; {} has {} columns, not a multiple of {}: use a type with smaller groups",
          name_of(type), parts, cols, column_unit(type));
-  return random_weight(type, rows, cols, paired,
-                       [&](int64_t count, const auto& work) { run_in_slices(0, count, work); });
+  return placed(
+      random_weight(type, rows, cols, paired,
+                    [&](int64_t count, const auto& work) { run_in_slices(0, count, work); }));
 }
 
 std::optional<Weight> WeightSource::take_packed(const std::string& parts, int64_t rows,
@@ -210,6 +224,8 @@ std::optional<Weight> WeightSource::take_packed(const std::string& parts, int64_
     refuse(fmt::format("has a scale or minimum in panel {} that is not a finite number",
                        unsound.load()));
   taken_[entry->second] = true;
+  weight = placed(std::move(weight));
+  if (weight.data != tensor.bytes.data()) release(tensor);
   return weight;
 }
 
@@ -273,7 +289,7 @@ Weight WeightSource::pack_parts(const std::string& names, std::span<const Part> 
     weight.storage = {};
     weight.data = nullptr;
   }
-  return weight;
+  return placed(std::move(weight));
 }
 
 void WeightSource::expect_all_taken() const {

@@ -55,13 +55,17 @@ class WeightSource {
   std::string remark;
   /// Where matrices go; null: to the model.
   const MatrixSink* sink = nullptr;
+  /// Where the model's tensors lie; null: in the host's memory. Must outlive the model.
+  Memory* memory = nullptr;
 
   bool has(std::string_view name) const;
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
   const std::string& origin() const { return origin_; }
 
-  /// A vector of n values as f32. Stored as F32, F16 or BF16.
-  Tensor take_vector(const std::string& name, int64_t n);
+  /// A vector of n values as f32, divided by `divisor`. Stored as F32, F16 or BF16.
+  Tensor take_vector(const std::string& name, int64_t n, float divisor = 1.0f);
+  /// What a model knows without a file, where its tensors lie.
+  Tensor constant(std::span<const float> values);
   /// A matrix [rows, cols] of a linear map, packed in the narrowest type that holds what is stored
   /// without loss. Taking a tensor lets go of its pages of the file; a matrix that the file holds
   /// packed (packed.h) is used where it lies.
@@ -86,6 +90,7 @@ class WeightSource {
 
   const StoredTensor& take(const std::string& name, std::initializer_list<int64_t> shape);
   std::optional<Weight> take_packed(const std::string& parts, int64_t rows, int64_t cols);
+  Weight placed(Weight weight) const;
   Weight take_random(const std::string& parts, int64_t rows, int64_t cols, bool paired);
   Weight pack_parts(const std::string& names, std::span<const Part> parts, int64_t rows,
                     int64_t cols, bool paired);

@@ -83,7 +83,9 @@ class Attention final : public Mixer {
       select(step, q, pages, memory, chosen, chosen_counts);
       lists = chosen;
       counts = chosen_counts;
-      if (step.on_blocks) step.on_blocks(layer_, lists, counts);
+      if (step.on_blocks)
+        step.on_blocks(layer_, on_host(step.device, lists).view(),
+                       on_host(step.device, counts).view());
     }
     const Out o = step.arena.take(DType::f32, {tokens, projections_.q_width()});
     const auto scale = static_cast<float>(1.0 / std::sqrt(config_.head_dim));

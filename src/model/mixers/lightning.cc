@@ -36,12 +36,11 @@ class Lightning final : public Mixer {
                       .head_dim = config_.head_dim,
                       .qk_norm = config_.qk_norm,
                       .gate = config_.gate ? "z_proj" : nullptr},
-                     prefix, source),
-        slopes_(DType::f32, {config_.heads}) {
+                     prefix, source) {
     if (config_.norm)
       norm_ = source.take_vector(prefix + "self_attn.o_norm.weight", projections_.q_width());
-    std::ranges::transform(decay_slopes(config_.heads), slopes_.view().as<float>(),
-                           [](double slope) { return static_cast<float>(slope); });
+    const std::vector<double> slopes = decay_slopes(config_.heads);
+    slopes_ = source.constant(std::vector<float>(slopes.begin(), slopes.end()));
   }
 
   int64_t weight_bytes() const override { return projections_.weight_bytes(); }
