@@ -322,8 +322,7 @@ void Cache::each_state(int slot, Field::Growth growth, const Visit& visit) {
   for (size_t i = 0; i < specs_.size(); ++i) {
     for (size_t f = 0; f < specs_[i].fields.size(); ++f) {
       const FieldView& view = views_[i][f];
-      if (specs_[i].fields[f].growth == growth)
-        visit(view.data + slot * view.stride, view.stride);
+      if (specs_[i].fields[f].growth == growth) visit(view.data + slot * view.stride, view.stride);
     }
   }
 }

@@ -1,11 +1,10 @@
 // A GPU's memory, stream and captured graphs.
-#include "cuda/device.h"
-
 #include <algorithm>
 #include <cstring>
 #include <map>
 
 #include "base/error.h"
+#include "cuda/device.h"
 
 namespace sala::cuda {
 namespace {

@@ -83,8 +83,9 @@ Limits CudaDevice::limits() {
   const double threads = static_cast<double>(grid.x) * kThreads;
   const double tiles = threads / kWarpThreads * kChains * kCount;
   const Limits limits = {
-      .read = rate(static_cast<double>(bytes),
-                   [&] { launch(*this, grid, kThreads, 0, read_words, data.get(), bytes / 16, sink); }),
+      .read =
+          rate(static_cast<double>(bytes),
+               [&] { launch(*this, grid, kThreads, 0, read_words, data.get(), bytes / 16, sink); }),
       .f32 = rate(2.0 * threads * kChains * kCount,
                   [&] { launch(*this, grid, kThreads, 0, multiply_floats, kCount, sink); }),
       .bf16 = rate(2.0 * 16 * 8 * 16 * tiles,

@@ -35,8 +35,9 @@ std::vector<int> random_tokens(int64_t count, int64_t vocab, Random& random) {
 
 int64_t context_of(const std::vector<BenchCase>& cases, int page) {
   int64_t most = 0;
-  for (const BenchCase& what : cases) most = std::max(most, what.depth + what.tokens);
-  return (most + page) / page * page;  // a step before the first sample
+  for (const BenchCase& what : cases)  // a step before the first sample
+    most = std::max(most, what.sequences * ((what.depth + what.tokens + page) / page * page));
+  return most;
 }
 
 Benchmark::Benchmark(Runner& runner, Device& device) : runner_(runner), device_(device) {
@@ -50,24 +51,38 @@ Benchmark::Benchmark(Runner& runner, Device& device) : runner_(runner), device_(
   mixing_ = step.attention_compute();
 }
 
-Hold Benchmark::begin(int64_t depth) { return depth > 0 ? noise(runner_, depth) : runner_.open(); }
+std::vector<Hold> Benchmark::begin(const BenchCase& what) {
+  std::vector<Hold> holds;
+  for (int64_t i = 0; i < what.sequences; ++i)
+    holds.push_back(what.depth > 0 ? noise(runner_, what.depth) : runner_.open());
+  return holds;
+}
 
-void Benchmark::step(Hold& hold, int64_t tokens, bool logits, Sample& sample) {
+void Benchmark::step(std::vector<Hold>& holds, int64_t tokens, bool logits, Sample& sample) {
   const ModelConfig& config = runner_.model().config();
   const RunOptions& options = runner_.options();
-  const std::vector<int> ids = random_tokens(tokens, config.vocab, random_);
-  const int64_t depth = hold.length();
-  Runner::Row row{.hold = hold, .tokens = ids, .logits = logits ? 1 : 0, .prompt = depth + tokens};
+  const auto count = static_cast<int64_t>(holds.size());
+  const std::vector<int> ids = random_tokens(count * tokens, config.vocab, random_);
+  const int64_t depth = holds[0].length();
+  std::vector<Runner::Row> rows;
+  for (int64_t i = 0; i < count; ++i)
+    rows.push_back({.hold = holds[static_cast<size_t>(i)],
+                    .tokens = std::span(ids).subspan(static_cast<size_t>(i * tokens),
+                                                     static_cast<size_t>(tokens)),
+                    .logits = logits ? 1 : 0,
+                    .prompt = depth + tokens});
   const auto start = std::chrono::steady_clock::now();
-  runner_.step({&row, 1});
+  runner_.step(rows);
   device_.wait();
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   sample.seconds += seconds.count();
-  sample.tokens += tokens;
+  sample.tokens += count * tokens;
+  // The weights are read once, whoever shares the step.
+  const auto each = static_cast<double>(count);
   sample.bytes += static_cast<double>(runner_.model().step_bytes()) +
-                  cache_bytes(config, options.kv, options.sparse, depth, tokens);
-  sample.matmul += matmul_operations(config, tokens, row.logits);
-  sample.mixing += mixing_operations(config, options.sparse, depth, tokens);
+                  each * cache_bytes(config, options.kv, options.sparse, depth, tokens);
+  sample.matmul += each * matmul_operations(config, tokens, rows[0].logits);
+  sample.mixing += each * mixing_operations(config, options.sparse, depth, tokens);
 }
 
 void Benchmark::Sample::add(const Sample& other) {
@@ -96,21 +111,21 @@ BenchRow Benchmark::measure(const BenchCase& what) {
   };
   Sample warm;
   {
-    Hold hold = begin(what.depth);
-    step(hold, 1, true, warm);
+    std::vector<Hold> holds = begin(what);
+    for (int i = 0; i < 3; ++i) step(holds, 1, true, warm);  // a GPU records the second
   }
   measured_.push_back(device_.limits());
   for (int parts = 0; parts < kSamples;) {
-    Hold hold = begin(what.depth);
+    std::vector<Hold> holds = begin(what);
     Sample whole;
     for (int64_t done = 0; done < what.tokens; ++parts) {
       Sample part;
       const int64_t count =
           std::min<int64_t>(what.tokens - done, prompt ? runner_.options().chunk : kGenerated);
       if (prompt)
-        step(hold, count, done + count == what.tokens, part);
+        step(holds, count, done + count == what.tokens, part);
       else
-        for (int64_t i = 0; i < count; ++i) step(hold, 1, true, part);
+        for (int64_t i = 0; i < count; ++i) step(holds, 1, true, part);
       done += count;
       const Limits before = measured_.back(), after = device_.limits();
       measured_.push_back(after);

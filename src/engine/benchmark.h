@@ -8,12 +8,14 @@
 
 namespace sala {
 
-/// What is measured: `tokens` tokens behind `depth` others, read as a prompt or generated.
+/// What is measured: `tokens` tokens behind `depth` others, read as a prompt or generated, that by
+/// several sequences in each step.
 struct BenchCase {
   enum class Phase : uint8_t { prompt, gen };
   Phase phase = Phase::prompt;
   int64_t tokens = 0;
   int64_t depth = 0;  ///< whole pages, filled with noise
+  int64_t sequences = 1;
 };
 
 /// Medians over its samples; rates a second, operations counting a multiply-add as two.
@@ -27,7 +29,7 @@ struct BenchRow {
   double share = 0;
 };
 
-/// The context that a runner must have for these cases.
+/// The context that a runner must have for these cases, all sequences together.
 int64_t context_of(const std::vector<BenchCase>& cases, int page);
 
 /// Measures steps of a model on random tokens. Prompts go in steps of the runner's chunk, each a
@@ -48,8 +50,8 @@ class Benchmark {
     int64_t tokens = 0;
     void add(const Sample& other);
   };
-  Hold begin(int64_t depth);
-  void step(Hold& hold, int64_t tokens, bool logits, Sample& sample);
+  std::vector<Hold> begin(const BenchCase& what);
+  void step(std::vector<Hold>& holds, int64_t tokens, bool logits, Sample& sample);
   double least_seconds(const Sample& sample, const Limits& limits) const;
 
   Runner& runner_;

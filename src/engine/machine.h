@@ -27,7 +27,7 @@ struct Machine {
   bool bf16 = false;              ///< products of bf16 pairs are faster than f32
   int64_t memory = 0;             ///< bytes, in all
   int64_t available = 0;          ///< bytes that the system can still give
-  Limits limits;             ///< of memory and of arithmetic in registers
+  Limits limits;                  ///< of memory and of arithmetic in registers
   MatmulRates many;               ///< of 128 rows, as in a prompt
   MatmulRates one;                ///< of one row and weights in the caches
   std::vector<std::string> gpus;  ///< that the driver shows; nothing runs on them yet

@@ -128,18 +128,20 @@ std::unique_ptr<Device> open_device(const RunOptions& options) {
   const std::string& backend = options.backend;
   if (backend == "cpu") return open_cpu(options.threads);
   if (backend == "reference") return open_reference();
-  if (backend == "cuda" || backend.starts_with("cuda:")) {
 #ifdef SALA_CUDA
-    int gpu = 0;
-    const char* end = backend.data() + backend.size();
-    if (backend == "cuda" || std::from_chars(backend.data() + 5, end, gpu).ptr == end)
-      return open_cuda(gpu);
+  constexpr std::string_view kNumbered = "cuda:";
+  const std::string number =
+      backend.starts_with(kNumbered) ? backend.substr(kNumbered.size()) : "0";
+  int gpu = 0;
+  const char* end = number.data() + number.size();
+  if (const auto [last, error] = std::from_chars(number.data(), end, gpu);
+      error != std::errc() || last != end)
+    fail("--backend is \"{}\"; expected a GPU's number behind \"cuda:\"", backend);
+  return open_cuda(gpu);
 #else
-    fail("--backend is \"{}\", and this sala is built without it: configure with -DSALA_CUDA=ON",
-         backend);
+  fail("--backend is \"{}\", and this sala is built without it: configure with -DSALA_CUDA=ON",
+       backend);
 #endif
-  }
-  fail("--backend is \"{}\"; expected cpu, reference, cuda or cuda: and a GPU's number", backend);
 }
 
 Runner::Runner(const Model& model, Device& device, const RunOptions& options)
@@ -182,8 +184,9 @@ In Runner::step(std::span<Row> rows) {
   for (Row& row : rows) row.hold.advance(static_cast<int64_t>(row.tokens.size()));
   if (device_.of_host()) return logits;
   const Out read = sala::rows(host_logits_.view(), 0, wanted);
-  device_.read(std::as_writable_bytes(std::span(read.as<float>(), static_cast<size_t>(read.size()))),
-               reinterpret_cast<const std::byte*>(logits.as<float>()));
+  device_.read(
+      std::as_writable_bytes(std::span(read.as<float>(), static_cast<size_t>(read.size()))),
+      reinterpret_cast<const std::byte*>(logits.as<float>()));
   return read;
 }
 

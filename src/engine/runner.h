@@ -25,8 +25,8 @@ struct RunOptions {
   int chunk = 512;      ///< tokens of a prompt in one step
   int64_t context = 0;  ///< tokens of all sequences together
   /// Bytes of keys and values in memory; what does not fit lies in a file, and blocks are brought
-  /// back when a query chooses them; on a GPU whole layers that do not fit lie in the host's memory,
-  /// where kernels read them. -1: all in memory.
+  /// back when a query chooses them; on a GPU whole layers that do not fit lie in the host's
+  /// memory, where kernels read them. -1: all in memory.
   int64_t kv_memory = -1;
   int64_t cache_ram = 0;  ///< bytes of memory for snapshots of states
   /// Bytes of files for keys, values and snapshots that memory lacks. -1: what the keys and values
@@ -105,8 +105,8 @@ class Runner {
   RunMemory memory_;
   Cache cache_;
   Arena arena_;
-  Tensor logits_;                    ///< where the device writes them
-  Tensor host_logits_;               ///< empty where that is the host's memory
+  Tensor logits_;       ///< where the device writes them
+  Tensor host_logits_;  ///< empty where that is the host's memory
   std::unique_ptr<Recordings> recordings_;
 };
 

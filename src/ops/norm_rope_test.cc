@@ -172,7 +172,7 @@ TEST_P(NormRopeRows, DependOnThemselvesAlone) {
   constexpr int64_t T = 67;
   constexpr int64_t D = 6 * 40;
   const bool cuda = GetParam().threads == kCuda;
-  const std::unique_ptr<Device> alone = cuda ? open_cuda() : open_cpu(1);
+  const std::unique_ptr<Device> alone = cuda ? cuda_target().open() : open_cpu(1);
   const Tensor w = random.tensor({D});
   const Tensor head_w = random.tensor({40});
   const Tensor a = random.tensor({T, D});

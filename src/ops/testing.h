@@ -14,6 +14,7 @@
 #include "cpu/device.h"
 #include "cpu/isa.h"
 #include "cuda/device.h"
+#include "cuda/kernels.h"
 #include "ops/device.h"
 #include "ops/math.h"
 
@@ -324,6 +325,31 @@ struct Field {
   int64_t bytes = 0;
 };
 
+/// An op that returns when it is done.
+template <auto kOp>
+struct Waiting;
+template <class... Arguments, void (*kOp)(Device&, Arguments...)>
+struct Waiting<kOp> {
+  static void op(Device& device, Arguments... arguments) {
+    kOp(device, arguments...);
+    device.wait();
+  }
+};
+/// The CUDA backend with such ops: tests look at results at once.
+inline std::unique_ptr<Device> waiting(std::unique_ptr<Device> device) {
+  device->ops = {.embed = Waiting<&cuda::embed>::op,
+                 .residual_norm = Waiting<&cuda::residual_norm>::op,
+                 .matmul = Waiting<&cuda::matmul>::op,
+                 .rope_table = Waiting<&cuda::rope_table>::op,
+                 .qk_norm_rope = Waiting<&cuda::qk_norm_rope>::op,
+                 .kv_append = Waiting<&cuda::kv_append>::op,
+                 .compress_keys = Waiting<&cuda::compress_keys>::op,
+                 .block_select = Waiting<&cuda::block_select>::op,
+                 .attention = Waiting<&cuda::attention>::op,
+                 .lightning = Waiting<&cuda::lightning>::op};
+  return device;
+}
+
 inline constexpr int kReference = 0, kCuda = -1;
 
 /// A device under test.
@@ -334,7 +360,7 @@ struct Target {
   bool bf16 = false;  ///< bf16 arithmetic where it is there, fast or not
 
   std::unique_ptr<Device> open() const {
-    if (threads == kCuda) return open_cuda();
+    if (threads == kCuda) return waiting(open_cuda());
     return threads == kReference ? open_reference() : open_cpu(threads);
   }
 };
@@ -348,8 +374,14 @@ inline std::vector<Target> cpu_targets() {
           {"cpu_avx2", 2, cpu::Isa::avx2},
           {"cpu_baseline", 1, cpu::Isa::baseline}};
 }
-/// The CUDA backend's kernels, under emulation (src/cuda/emulation).
-inline Target cuda_target() { return {"cuda_emulated", kCuda}; }
+/// The CUDA backend's kernels, under emulation (src/cuda/emulation) or, built by nvcc, on a GPU.
+inline Target cuda_target() {
+#ifdef SALA_CUDA_EMULATION
+  return {"cuda_emulated", kCuda};
+#else
+  return {"cuda", kCuda};
+#endif
+}
 
 /// All backends but the reference. The thread sanitizer knows nothing of the emulation's fibers,
 /// and hangs.
@@ -359,6 +391,9 @@ inline Target cuda_target() { return {"cuda_emulated", kCuda}; }
 #endif
 #endif
 inline std::vector<Target> fast_targets() {
+#ifdef SALA_GPU_CHECK  // what a GPU computes, and nothing else
+  return {cuda_target()};
+#endif
   std::vector<Target> all = cpu_targets();
 #ifndef SALA_THREAD_SANITIZER
   all.push_back(cuda_target());

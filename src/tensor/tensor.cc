@@ -3,7 +3,6 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <string>
@@ -60,26 +59,11 @@ In rows(const In& x, int64_t first, int64_t count) { return part(x, 0, first, co
 Out columns(const Out& x, int64_t first, int64_t count) { return Out{part(x, 1, first, count)}; }
 In columns(const In& x, int64_t first, int64_t count) { return part(x, 1, first, count); }
 
-Storage allocate(int64_t bytes) {
-  SALA_CHECK(bytes >= 0, "{} bytes", bytes);
-  const auto size = static_cast<size_t>(std::max<int64_t>(bytes, 1));
-  void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (data == MAP_FAILED)
-    fail("cannot reserve {} bytes of memory: {}; use a smaller model or context", bytes,
-         std::strerror(errno));
-  constexpr size_t kHugePage = size_t{2} << 20;
-  if (size >= 2 * kHugePage) ::madvise(data, size, MADV_HUGEPAGE);
-  return {static_cast<std::byte*>(data), [size](std::byte* p) { ::munmap(p, size); }};
-}
-
 void expect_sparse_use(const std::byte* data, int64_t bytes) {
   ::madvise(const_cast<std::byte*>(data), static_cast<size_t>(bytes), MADV_NOHUGEPAGE);
 }
 
-void Memory::write(std::byte* to, std::span<const std::byte> from) {
-  std::ranges::copy(from, to);
-}
+void Memory::write(std::byte* to, std::span<const std::byte> from) { std::ranges::copy(from, to); }
 
 void Memory::read(std::span<std::byte> to, const std::byte* from) {
   std::copy_n(from, to.size(), to.begin());

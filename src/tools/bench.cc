@@ -19,7 +19,7 @@ struct BenchCommand {
   ModelOptions model{.compute = "auto", .kv = "auto"};
   std::string synthetic, type, svg;
   int layers = 0;
-  std::vector<int64_t> prompts = {512}, depths = {0};
+  std::vector<int64_t> prompts = {512}, depths = {0}, batches = {1};
   int64_t generated = 128;
   bool json = false;
 
@@ -75,8 +75,12 @@ std::vector<BenchCase> BenchCommand::cases(int page) const {
     for (const int64_t prompt : prompts)
       if (prompt > 0)
         all.push_back({.phase = BenchCase::Phase::prompt, .tokens = prompt, .depth = depth});
-    if (generated > 0)
-      all.push_back({.phase = BenchCase::Phase::gen, .tokens = generated, .depth = depth});
+    for (const int64_t sequences : batches)
+      if (generated > 0)
+        all.push_back({.phase = BenchCase::Phase::gen,
+                       .tokens = generated,
+                       .depth = depth,
+                       .sequences = sequences});
   }
   if (all.empty()) throw UsageError("--prompt and --gen are 0; there is nothing to measure");
   return all;
@@ -86,6 +90,7 @@ Json row_json(const BenchRow& row, int threads, const std::string& type) {
   return {{"phase", name_of(row.what.phase)},
           {"tokens", row.what.tokens},
           {"depth", row.what.depth},
+          {"sequences", row.what.sequences},
           {"threads", threads},
           {"type", type},
           {"tok_s", row.tokens},
@@ -95,9 +100,9 @@ Json row_json(const BenchRow& row, int threads, const std::string& type) {
 }
 
 void print_row(const BenchRow& row) {
-  fmt::print("{:>6} {:>7} {:>9} {:>10.2f} {:>8.1f} {:>9.1f} {:>6.0f} %\n", name_of(row.what.phase),
-             row.what.tokens, row.what.depth, row.tokens, 1e-9 * row.bytes, 1e-9 * row.operations,
-             100 * row.share);
+  fmt::print("{:>6} {:>7} {:>9} {:>6} {:>10.2f} {:>8.1f} {:>9.1f} {:>6.0f} %\n",
+             name_of(row.what.phase), row.what.tokens, row.what.depth, row.what.sequences,
+             row.tokens, 1e-9 * row.bytes, 1e-9 * row.operations, 100 * row.share);
   std::fflush(stdout);
 }
 
@@ -106,7 +111,9 @@ void BenchCommand::run() {
   const std::vector<BenchCase> all = cases(loaded.files.config.page());
   RunOptions options = model.run_options();
   options.context = context_of(all, loaded.files.config.page());
-  make_room_for_snapshots(loaded.files.config, options, 1);
+  options.sequences = static_cast<int>(std::max<int64_t>(1, std::ranges::max(batches)));
+  options.logits = options.sequences;
+  make_room_for_snapshots(loaded.files.config, options, options.sequences);
   Runner runner(*loaded.model, *loaded.device, options);
   Benchmark benchmark(runner, *loaded.device);
   const int threads = loaded.device->threads();
@@ -116,10 +123,11 @@ void BenchCommand::run() {
     fmt::print(stderr, "the texts in front (depth) are random keys, values and states\n");
   if (!json)
     fmt::print(
-        "{}, weights {} ({:.2f} GB), {} threads\n{:>6} {:>7} {:>9} {:>10} {:>8} {:>9} {:>8}\n",
+        "{}, weights {} ({:.2f} GB), {} threads\n{:>6} {:>7} {:>9} {:>6} {:>10} {:>8} {:>9} "
+        "{:>8}\n",
         loaded.files.path.string(), stored,
         1e-9 * static_cast<double>(loaded.model->weight_bytes()), threads, "phase", "tokens",
-        "depth", "tokens/s", "GB/s", "GFLOP/s", "limit");
+        "depth", "texts", "tokens/s", "GB/s", "GFLOP/s", "limit");
   std::vector<BenchRow> rows;
   for (const BenchCase& what : all) {
     rows.push_back(benchmark.measure(what));
@@ -169,6 +177,7 @@ void add_bench(CLI::App& app) {
   command.add_option("--gen", bench->generated, "tokens to generate; 0: none")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 32))
       ->capture_default_str();
+  lengths("--batch", bench->batches, "texts that are continued together, e.g. 1,8,32");
   lengths("--depth", bench->depths,
           "tokens in front of them, e.g. 0,4096,131072: random keys, values and states");
   command.add_option("--synthetic", bench->synthetic,

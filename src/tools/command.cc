@@ -51,7 +51,9 @@ KvType kv_type(const std::string& name) {
 
 void ModelOptions::add_to(CLI::App& command) {
   command.add_option("model", model, "Hugging Face model directory or .gguf file")->required();
-  command.add_option("--backend", backend, "cpu, or reference: plain loops in double")
+  command
+      .add_option("--backend", backend,
+                  "cpu; cuda, or cuda:N for GPU number N; reference: plain loops in double")
       ->capture_default_str();
   command.add_option("--threads", threads, "threads; 0 takes every core")
       ->check(CLI::Range(0, 1024))
@@ -83,8 +85,11 @@ void ModelOptions::add_to(CLI::App& command) {
 
 RunOptions ModelOptions::run_options() const {
   RunOptions run;
-  run.backend =
-      choose<const char*>("--backend", backend, {{"cpu", "cpu"}, {"reference", "reference"}});
+  if (backend != "cpu" && backend != "reference" && backend != "cuda" &&
+      !backend.starts_with("cuda:"))
+    throw UsageError(fmt::format(
+        "--backend is \"{}\"; expected cpu, reference, cuda or cuda: and a GPU's number", backend));
+  run.backend = backend;
   run.threads = threads;
   run.chunk = chunk;
   run.kv_memory = kv_memory;

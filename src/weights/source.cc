@@ -183,9 +183,9 @@ Weight WeightSource::take_random(const std::string& parts, int64_t rows, int64_t
   if (cols % column_unit(type) != 0)
     fail("--type is {}; {} has {} columns, not a multiple of {}: use a type with smaller groups",
          name_of(type), parts, cols, column_unit(type));
-  return placed(
-      random_weight(type, rows, cols, paired,
-                    [&](int64_t count, const auto& work) { run_in_slices(0, count, work); }));
+  return placed(random_weight(type, rows, cols, paired, [&](int64_t count, const auto& work) {
+    run_in_slices(0, count, work);
+  }));
 }
 
 std::optional<Weight> WeightSource::take_packed(const std::string& parts, int64_t rows,

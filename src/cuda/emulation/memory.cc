@@ -34,7 +34,8 @@ std::shared_ptr<std::byte> DeviceMemory::allocate(int64_t bytes) {
   used_[begin] = begin + size;
   const Opened opened(*this);
   std::fill_n(base_ + begin, size, std::byte{0});
-  return {base_ + begin, [self = shared_from_this(), begin](std::byte*) { self->used_.erase(begin); }};
+  return {base_ + begin,
+          [self = shared_from_this(), begin](std::byte*) { self->used_.erase(begin); }};
 }
 
 int64_t DeviceMemory::available() const {
