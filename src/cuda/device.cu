@@ -75,6 +75,13 @@ class Graphs final : public Recordings {
   std::map<StepShape, Graph> graphs_;
 };
 
+/// As its maker calls it: what a GPU computes is the same on all of a model.
+std::string name_of_gpu(int ordinal) {
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, ordinal));
+  return properties.name;
+}
+
 double mib(size_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); }
 
 }  // namespace
@@ -83,8 +90,7 @@ void check(cudaError_t status) {
   if (status != cudaSuccess) fail("CUDA: {}", cudaGetErrorString(status));
 }
 
-CudaDevice::CudaDevice(int ordinal)
-    : Device("cuda:" + std::to_string(ordinal), cuda_ops()), ordinal_(ordinal) {
+CudaDevice::CudaDevice(int ordinal) : Device(name_of_gpu(ordinal), cuda_ops()), ordinal_(ordinal) {
   bind();
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   for (Staging& staging : staging_) {

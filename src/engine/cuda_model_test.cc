@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/testing.h"
 #include "cpu/device.h"
 #include "cuda/device.h"
 #include "engine/runner.h"
+#include "engine/session.h"
 #include "engine/testing.h"
 
 namespace sala {
@@ -77,6 +79,141 @@ std::vector<Case> cases() {
           {{StoredType::bf16, ComputeMode::bf16, KvType::bf16, dense}, 4e-2},
           {{StoredType::q8_0, ComputeMode::int8, KvType::bf16, dense}, 4e-2},
           {{StoredType::q4_1, ComputeMode::int8, KvType::bf16, dense}, 4e-2}};
+}
+
+/// One model in the GPU's memory, f32.
+class CudaMemory : public ::testing::Test {
+ protected:
+  static constexpr int64_t kLongest = 400;
+
+  static RunOptions options() {
+    RunOptions o;
+    o.compute = ComputeMode::f32;
+    o.kv = KvType::f32;
+    o.chunk = 64;
+    o.context = kLongest;
+    o.sequences = 3;
+    o.logits = 3;
+    make_room_for_snapshots(testing::tiny_sala(), o);
+    return o;
+  }
+
+  using Logits = std::vector<float>;
+  using Text = std::vector<int>;
+
+  static Logits read(Runner& runner, Hold& hold, const Text& text) {
+    Logits got;
+    runner.read(hold, text, {.wanted = 1, .on_logits = [&](In l) {
+                               got.assign(l.as<float>(), l.as<float>() + l.size());
+                             }});
+    return got;
+  }
+  /// The logits behind `text` of a run that knows nothing before.
+  Logits truth(const Text& text) {
+    Runner cold(*model_, *device_, options());
+    Hold hold = cold.open();
+    return read(cold, hold, text);
+  }
+  static void expect_near(const Logits& got, const Logits& expected) {
+    ASSERT_EQ(got.size(), expected.size());
+    for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], 1e-5) << "token " << i;
+  }
+  static Text joined(Text text, const Text& more) {
+    text.insert(text.end(), more.begin(), more.end());
+    return text;
+  }
+
+  const std::unique_ptr<Device> device_ = open_cuda();
+  const std::unique_ptr<Model> model_ =
+      testing::random_model(testing::tiny_sala(), StoredType::f32, device_.get());
+  const Text first_ = testing::random_text(170), more_ = testing::random_text(40, 8),
+             other_ = testing::random_text(35, 9);
+};
+
+TEST_F(CudaMemory, OfTextsIsSharedForkedAndRolledBack) {
+  Runner runner(*model_, *device_, options());
+  const Text a = joined(first_, more_), b = joined(first_, other_);
+  const Logits of_a = truth(a), of_b = truth(b);
+  {
+    Hold hold = runner.open();
+    expect_near(read(runner, hold, first_), truth(first_));
+    Hold twin = runner.cache().fork(hold);  // their next pages part
+    expect_near(read(runner, twin, b), of_b);
+    expect_near(read(runner, hold, a), of_a);
+    runner.cache().roll_back(hold, std::ssize(first_));
+    expect_near(read(runner, hold, b), of_b);
+    runner.cache().remember(hold, b);
+  }
+  Hold hold = runner.open(a);
+  EXPECT_GT(hold.kept(), 150);
+  EXPECT_GT(hold.length(), 0);
+  expect_near(read(runner, hold, a), of_a);
+}
+
+TEST_F(CudaMemory, OfStrangersInOneStepIsTheirOwn) {
+  Runner runner(*model_, *device_, options());
+  Hold a = runner.open(), b = runner.open(), c = runner.open();
+  read(runner, a, first_);
+  read(runner, b, other_);
+  Text of_a = first_, of_b = other_, of_c;
+  // c comes later and reads three tokens a step, so that shapes and gathered rows vary.
+  for (int step = 0; step < 20; ++step) {
+    const int token = more_[static_cast<size_t>(step)];
+    of_a.push_back(token);
+    of_b.push_back(token);
+    const Text three(3, token);
+    std::vector<Runner::Row> rows = {{.hold = a, .tokens = {&of_a.back(), 1}, .logits = 1},
+                                     {.hold = b, .tokens = {&of_b.back(), 1}, .logits = 1}};
+    if (step >= 8) {
+      rows.insert(rows.begin() + 1, {.hold = c, .tokens = three, .logits = 1});
+      of_c.insert(of_c.end(), three.begin(), three.end());
+    }
+    const In logits = runner.step(rows);
+    if (step != 7 && step != 19) continue;
+    const auto row = [&](int64_t i) {
+      return Logits(logits.row<float>(i), logits.row<float>(i) + 61);
+    };
+    expect_near(row(0), truth(of_a));
+    expect_near(row(logits.dim[0] - 1), truth(of_b));
+    if (step >= 8) expect_near(row(1), truth(of_c));
+  }
+}
+
+TEST_F(CudaMemory, OfLayersMayLieWithTheHost) {
+  RunOptions o = options();
+  o.kv_memory = 3 * memory_of(cache_specs(testing::tiny_sala(), o.kv), 16, kLongest).kv / 4;
+  Runner runner(*model_, *device_, o);
+  EXPECT_GT(runner.memory().on_host, 0);
+  EXPECT_LE(runner.memory().cache.kv, o.kv_memory);
+  Hold hold = runner.open();
+  expect_near(read(runner, hold, first_), truth(first_));
+}
+
+TEST_F(CudaMemory, OfASessionComesBackFromTheDisk) {
+  const testing::Scratch scratch;
+  const testing::RandomWeights weights(testing::tiny_sala(), StoredType::f32, 5);
+  const ModelFiles files{
+      .path = "tiny", .config = testing::tiny_sala(), .weights = weights.source()};
+  const SessionFacts facts = session_facts(files, *model_, *device_, options());
+  const auto dir = scratch.dir() / "a";
+  {
+    Session session = Session::create(dir, "tiny", facts);
+    Runner runner(*model_, *device_, options());
+    Hold hold = runner.open();
+    read(runner, hold, first_);
+    session.save(runner, hold, first_);
+  }
+  const Session session = Session::open(dir, Session::Access::write, facts, false);
+  Runner runner(*model_, *device_, options());
+  Hold hold = session.restore(runner, std::ssize(first_));
+  EXPECT_EQ(hold.kept(), std::ssize(first_));
+  EXPECT_FALSE(runner.cache().managed());  // the GPU has all of it
+  expect_near(read(runner, hold, joined(first_, more_)), truth(joined(first_, more_)));
+}
+
+TEST_F(CudaMemory, OfTheDeviceIsOutOfTheHostsReach) {
+  const Tensor x(*device_, DType::f32, {4});
+  EXPECT_DEATH(EXPECT_EQ(*x.view().as<float>(), 0.0f), "");
 }
 
 INSTANTIATE_TEST_SUITE_P(Modes, CudaModel, ::testing::ValuesIn(cases()),
