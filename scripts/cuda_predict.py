@@ -132,7 +132,8 @@ def matmul_decode(m, name, tokens, rows, cols, parts, weights, fixes):
     size = 2 if weights == "bf16" else 1 + 8 / 32
     activations = tile * cols * size         # of a block; the second part of a pair finds them in L1
     blocks = units * tiles
-    per_sm = 1 if tile == 8 else 2           # 512 threads of more than 64 registers; 256 of at most 128
+    # 512 threads of more than 64 registers; 256 of at most 128, and 18,432 bytes for each matrix and 8 rows
+    per_sm = 1 if tile == 8 else max(1, min(2, m.shared // (18432 * parts * turns + 1024)))
     traffic = blocks * (parts * panel + activations)
     if weights == "bf16":                    # sum_bf16: 64 columns a turn, loads then products, nothing across turns
         turn = MEMORY_LATENCY + m.clocks(250 if tile == 8 else 350)
@@ -607,7 +608,7 @@ FIXES = [
 def fix_table():
     every = tuple({name for _, names in FIXES for name in names} - {"prefetch"})
     steps = [("H200", "bf16", 1, "128K"), ("H200", "bf16", 1, "1M"), ("H200", "w4", 1, "128K"),
-             ("H200", "bf16", 32, "128K"), ("H200", "w4", 32, "128K")]
+             ("H200", "bf16", 32, "128K"), ("H200", "w4", 32, "128K"), ("RTX 5090", "bf16", 32, "4K")]
     prompts = [("H200", "bf16", "128K"), ("H200", "bf16", "1M"), ("H200", "w4", "128K"), ("RTX 5090", "bf16", "128K")]
     machines = {m.name: m for m in MACHINES}
 
@@ -622,9 +623,36 @@ def fix_table():
     rows = [[text, *shown(a - b for a, b in zip(now, times(fixes)))] for text, fixes in FIXES]
     rows.append(["all of them", *shown(a - b for a, b in zip(now, times(every)))])
     rows.append(["as it is", *shown(now)])
-    print("What a change brings alone: ms of a decode step (H200), s of a prompt\n")
-    table(["change", *(f"{weights}, batch {batch}, {n}" for _, weights, batch, n in steps),
+    print("What a change brings alone: ms of a decode step, s of a prompt\n")
+    table(["change", *(f"{m}, {weights}, batch {batch}, {n}" for m, weights, batch, n in steps),
            *(f"{m}, {weights}, {n} prompt" for m, weights, n in prompts)], rows)
+
+
+def doubt_table():
+    """The H200 with one assumption changed."""
+    m = MACHINES[0]
+    rows = []
+
+    def add(text):
+        values = [1e3 * decode(m, batch, 131072, weights) for weights in ("bf16", "w4") for batch in (1, 32)]
+        values += [first_token(m, 131072, weights) for weights in ("bf16", "w4")] + [first_token(m, 1048576, "bf16")]
+        rows.append([text, *(f"{value:.2f}" for value in values)])
+
+    add("as assumed")
+    for name, values in (("GAP", (1.5e-6, 3e-6)), ("L2_LATENCY", (0.2e-6, 0.4e-6)), ("MEMORY_LATENCY", (0.5e-6, 0.9e-6)),
+                         ("UNROLLED", (1, 8)), ("IPC", (0.45, 0.8)), ("PIPELINE", (0.7, 0.95)), ("UNION", (1, 3))):
+        before = globals()[name]
+        for value in values:
+            globals()[name] = value
+            add(f"{name} {value:g}")
+        globals()[name] = before
+    before = m.l2
+    for m.l2 in (5e12, 8e12):
+        add(f"L2 {m.l2:g}")
+    m.l2 = before
+    print("The H200 at 128K with one assumption changed: ms of a decode step, s of a prompt\n")
+    table(["assumption", "bf16, batch 1", "bf16, batch 32", "w4, batch 1", "w4, batch 32", "bf16, prompt", "w4, prompt",
+           "bf16, 1M prompt"], rows)
 
 
 def check():
@@ -651,6 +679,7 @@ def main():
     kernel_table(f"A step of {CHUNK} tokens of a prompt at 1,048,576 tokens on the H200, bf16",
                  step(m, CHUNK, 1, 1048576, "bf16", logits=0))
     fix_table()
+    doubt_table()
     for prompt in (131072, 1048576):
         print(f"With pages of int8 on the H200, bf16 weights, {prompt:,} tokens: a decode step takes "
               f"{decode(m, 1, prompt, 'bf16', ('int8 pages',)) * 1e3:.2f} ms, the prompt "
