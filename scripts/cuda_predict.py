@@ -639,8 +639,9 @@ def doubt_table():
         rows.append([text, *(f"{value:.2f}" for value in values)])
 
     add("as assumed")
-    for name, values in (("GAP", (1.5e-6, 3e-6)), ("L2_LATENCY", (0.2e-6, 0.4e-6)), ("MEMORY_LATENCY", (0.5e-6, 0.9e-6)),
-                         ("UNROLLED", (1, 8)), ("IPC", (0.45, 0.8)), ("PIPELINE", (0.7, 0.95)), ("UNION", (1, 3))):
+    for name, values in (("GAP", (1.5e-6, 3e-6)), ("L2_LATENCY", (0.2e-6, 0.4e-6)),
+                         ("MEMORY_LATENCY", (0.5e-6, 0.9e-6)), ("UNROLLED", (1, 8)), ("IPC", (0.45, 0.8)),
+                         ("PIPELINE", (0.7, 0.95)), ("UNION", (1, 3))):
         before = globals()[name]
         for value in values:
             globals()[name] = value
