@@ -1,0 +1,313 @@
+#!/usr/bin/env python3
+"""Which mistakes in src/cuda the tests find: scripts/cuda_mutations.py [--list] [ID...] makes one mistake after the other in a
+copy of this tree (build/mutations), builds the test that should find it on emulated kernels and runs it. Prints a table; exits
+with 1 where a mistake was not found, does not compile, or names text that its file no longer holds exactly once.
+
+The copy's build is kept, and with ccache a second run compiles little. OMP_NUM_THREADS=N builds with N processes."""
+import dataclasses
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+COPY = ROOT / "build/mutations"
+BARRIER = "__syncthreads();"
+
+
+@dataclasses.dataclass
+class Mutation:
+    """In src/cuda/`file`, `old` becomes `new`; `test` with `filter` should mind."""
+    id: str
+    file: str
+    old: str
+    new: str
+    breaks: str
+    test: str
+    filter: str
+
+
+def dropped(id, file, before, after, breaks, test, filter):
+    """Without the barrier between two texts; a comment behind it belongs to `after`."""
+    return Mutation(id, file, before + BARRIER + after, before + after, breaks, test, filter)
+
+
+NORM_ROPE = "Devices/NormRope.*/cuda_emulated"
+MATMUL = "MatmulAll.IsTheProductOfTheRoundedActivations"
+MATMUL_DEVICE = "Devices/Matmul.*/cuda_emulated"
+MATMUL_ROWS = "MatmulRowsCuda.DependOnThemselvesAlone"
+LIGHTNING = "Cases/Lightning.OfATokenOnCudaDependsOnItsPastAlone/*"
+RECURRENCE = "Cases/Lightning.IsTheRecurrence/*"
+ATTENTION = "Cases/AttentionOnCuda.OfATokenDependsOnItsPastAlone/*"
+ATTENTION_LISTS = "AttentionOnCudaLists.LongAreTheSameAtOnceAndInParts"
+SELECT = "SelectOnCuda.ChoosesAmongManyBlocks"
+TIES = "Cases/Select.GivesTiesToTheLowestBlock/*"
+PAGES = "Cases/Pages.HoldTheReferencesBits/*"
+KEPT = "Cases/Pages.OfKeptTokensAreNotWritten/*"
+
+# Those of a file lie together, so that a file is compiled once for each and once more behind its last.
+MUTATIONS = [
+    Mutation("embed-panel-edge", "embed.cu", "id / kPanel * panel_bytes", "(id - 1) / kPanel * panel_bytes",
+             "the first row of a panel is looked for in the panel before", "norm_rope_test", NORM_ROPE),
+    Mutation("embed-tail", "embed.cu", "i < 8 && k + i < cols", "i < 8",
+             "a thread writes eight columns behind the end of a row", "norm_rope_test", NORM_ROPE),
+
+    Mutation("norm-tail", "rows_device.h", "if (aligned && i + 4 <= n) {\n    return", "if (aligned && i + 3 <= n) {\n    return",
+             "a load of four reads one column past a row", "norm_rope_test", NORM_ROPE),
+    dropped("norm-sum-barrier", "rows_device.h", "partial[threadIdx.x / kWarpThreads] = x;\n  ", "\n",
+            "the block's sum is read before all warps wrote theirs", "norm_rope_test", NORM_ROPE),
+    Mutation("norm-lane-barrier", "rows_device.h",
+             "if (threadIdx.x % kWarpThreads == 0) partial[threadIdx.x / kWarpThreads] = x;\n  __syncthreads();",
+             "if (threadIdx.x % kWarpThreads == 0) {\n    partial[threadIdx.x / kWarpThreads] = x;\n    __syncthreads();\n  }",
+             "one lane a warp waits for the others, which go on", "norm_rope_test", NORM_ROPE),
+    Mutation("norm-held", "norm.cu", "i += kStep)\n    sum =", "i += 2 * kStep)\n    sum =",
+             "columns beyond those held in registers are skipped", "norm_rope_test", NORM_ROPE),
+
+    Mutation("rope-odd-head", "rope.cu", ".b = i + half < d ? x[i + half] : 0.0f", ".b = x[i + half]",
+             "the middle of an odd head takes the next head's first channel", "norm_rope_test", NORM_ROPE),
+    Mutation("rope-half-edge", "rope.cu", "half)\n      turn(", "half + 1)\n      turn(",
+             "one lane too many stores a pair", "norm_rope_test", NORM_ROPE),
+
+    dropped("kv-grid-barrier", "kv.cu", "      }\n    }\n    ", "\n  }\n  const int rows",
+            "codes are made before their grid is in the page", "pages_test", PAGES),
+    Mutation("kv-range-lanes", "kv.cu", "delta < kWarpThreads; delta *= 2", "delta < kWarpThreads / 2; delta *= 2",
+             "a group's range leaves out half of the lanes", "pages_test", PAGES),
+    Mutation("kv-window-end", "kv.cu", "u <= to", "u < to", "the mean of a window lacks its last key", "pages_test", PAGES),
+    Mutation("kv-kept-edge", "kv.cu", "if (p >= step.kept_of(b))", "if (p > step.kept_of(b))",
+             "the first token behind the kept ones is not written", "pages_test", KEPT),
+
+    dropped("lightning-load-barrier", "lightning.cu", "left < kTile ? left : kTile);\n    ", "\n    if (first == 0",
+            "queries and keys are multiplied before they are loaded", "lightning_test", LIGHTNING),
+    dropped("lightning-weights-barrier", "lightning.cu", "offset - first);\n    ", "\n    if (sums_here)",
+            "values are added before their weights are there", "lightning_test", LIGHTNING),
+    Mutation("lightning-tile-barrier", "lightning.cu", "    if (left > kTile) __syncthreads();\n", "",
+             "the next tile of a cell is loaded over the one in use", "lightning_test", LIGHTNING),
+    dropped("lightning-state-barrier", "lightning.cu", "      offset = 0;\n    }\n    ", "\n  }\n  if (!folded",
+            "the next cell begins while the state is folded", "lightning_test", LIGHTNING),
+    Mutation("lightning-diagonal", "lightning.cu", "j <= ahead + row + r && j < kTile", "j < ahead + row + r && j < kTile",
+             "a token does not see itself", "lightning_test", RECURRENCE),
+    Mutation("lightning-fold-decay", "lightning.cu", "s.powers[mix.cell - 1 - first - j]", "s.powers[mix.cell - first - j]",
+             "a folded token has decayed once too often", "lightning_test", RECURRENCE),
+
+    Mutation("round-half-groups", "matmul.cu", "int step = kWarpThreads / 4;", "int step = kWarpThreads / 2;",
+             "sums of 16 codes are those of 32", "matmul_test", MATMUL),
+
+    dropped("decode-barrier", "matmul_decode.cu", "shared<Shared<kParts, kTiles>>();\n  ", "\n  const int n",
+            "segments are added before all warps have theirs", "matmul_test", MATMUL_DEVICE),
+    Mutation("decode-order", "matmul_decode.cu", "int segment = 0; segment < kSegments; ++segment",
+             "int segment = kSegments - 1; segment >= 0; --segment",
+             "segments are added from the last to the first", "matmul_test", MATMUL_ROWS),
+    Mutation("decode-fragment", "matmul_decode.cu", "{c[0][i], c[0][2 + i], c[1][i], c[1][2 + i]}",
+             "{c[0][i], c[1][i], c[0][2 + i], c[1][2 + i]}",
+             "rows of two fragments are swapped", "matmul_test", MATMUL_ROWS),
+    Mutation("decode-row-edge", "matmul_decode.cu", "p.tokens && out < p.rows", "p.tokens && out <= p.rows",
+             "an output behind the last is written", "matmul_test", MATMUL_DEVICE),
+
+    Mutation("prefill-wait", "matmul_prefill.cu", "wait_copies<kStages - 2>();", "wait_copies<kStages - 1>();",
+             "a chunk is multiplied while it is copied", "matmul_test", MATMUL_DEVICE),
+    dropped("prefill-barrier", "matmul_prefill.cu", "wait_copies<kStages - 2>();\n    ", "  // the chunk is there for all",
+            "a chunk is multiplied before other threads' copies are there", "matmul_test", MATMUL_DEVICE),
+    Mutation("prefill-stage", "matmul_prefill.cu", "next = stage;", "next = stage + 1 == kStages ? 0 : stage + 1;",
+             "a copy goes to the stage that is read next", "matmul_test", MATMUL_ROWS),
+    Mutation("prefill-segment", "matmul_prefill.cu", "if ((chunk + 1) % segment == 0 || chunk + 1 == chunks) end_segment(total, sum);",
+             "if (chunk % segment == 0 || chunk + 1 == chunks) end_segment(total, sum);",
+             "segments of bf16 products end one chunk early", "matmul_test", MATMUL_ROWS),
+    Mutation("prefill-write-edge", "matmul_prefill.cu", "if (n + i < p.rows) y[i]", "if (n + i <= p.rows) y[i]",
+             "an output behind the last is written", "matmul_test", MATMUL_DEVICE),
+    Mutation("prefill-swizzle", "matmul_prefill.cu", "pair_piece(row, at.g)]", "at.g]",
+             "weights are read from the place that they had without the permutation", "matmul_test", MATMUL_ROWS),
+
+    dropped("fma-stale-tile", "matmul_fma.cu", "          }\n    ", "\n  }\n  for (int r = 0; r < 4; ++r) {\n    const int64_t t",
+            "the next columns are decoded over those in use", "matmul_test", MATMUL_ROWS),
+    dropped("fma-decode-barrier", "matmul_fma.cu", "= sum[part][r];\n  ", "\n",
+            "segments are added before all warps have theirs", "matmul_test", MATMUL_ROWS),
+    Mutation("fma-last-segment", "matmul_fma.cu", "k + kTileColumns >= p.cols)", "k + kTileColumns > p.cols)",
+             "a last, shorter segment is not added", "matmul_test", MATMUL_ROWS),
+
+    Mutation("fragment-a", "weights_device.h", "first.at[2 * j + 1], second.at[2 * j],\n                         second.at",
+             "second.at[2 * j], first.at[2 * j + 1],\n                         second.at",
+             "two registers of the A fragment of bf16 are swapped", "matmul_test", MATMUL),
+    Mutation("code-swizzle", "weights_device.h", "return row / kLoads % 4;", "return row % 4;",
+             "codes are permuted for other lanes than those that load them", "matmul_test", MATMUL_ROWS),
+
+    dropped("attention-tile-barrier", "attention.cu", "? visible - first : kKeys;\n      ", "  // the tile before, the queries",
+            "keys are loaded over values in use", "attention_test", ATTENTION),
+    dropped("attention-values-barrier", "attention.cu", "s.rescale[row] = rescale;\n      }\n      ", "\n",
+            "values are loaded over keys in use", "attention_test", ATTENTION),
+    Mutation("attention-causal", "attention.cu", "p - block * pages.page + 1;", "p - block * pages.page;",
+             "a token does not see itself", "attention_test", ATTENTION),
+    Mutation("attention-merge-order", "attention.cu", "int32_t i = 0; i < parts; ++i", "int32_t i = parts - 1; i >= 0; --i",
+             "parts are merged from the last to the first", "attention_test", ATTENTION),
+    Mutation("attention-part-edge", "attention_device.h", "< all.end ? first + kSegment : all.end",
+             "< all.end ? first + kSegment - 1 : all.end",
+             "the last block of a split query's segments is left out", "attention_test", ATTENTION),
+
+    Mutation("tiles-wait", "attention_tiles.cu", "wait_copies<1>();\n    __syncthreads();  // keys",
+             "wait_copies<2>();\n    __syncthreads();  // keys",
+             "scores are made while keys are copied", "attention_test", ATTENTION_LISTS),
+    dropped("tiles-keys-read", "attention_tiles.cu", "    ", "  // keys are read\n",
+            "the next page's keys are copied over those in use", "attention_test", ATTENTION_LISTS),
+    dropped("tiles-values-there", "attention_tiles.cu", "    ", "  // values are there\n",
+            "values are read before other threads' copies are there", "attention_test", ATTENTION_LISTS),
+    Mutation("tiles-fragment", "attention_tiles.cu", "pack_bf16(low[2], low[3]),\n", "pack_bf16(low[3], low[2]),\n",
+             "two columns of the weights' A fragment are swapped", "attention_test", ATTENTION_LISTS),
+    Mutation("tiles-page-row", "attention_tiles.cu", "{at[0], at[4 * (kDim + 8)]}", "{at[0], at[4 * kDim]}",
+             "the second register of the values' B fragment comes from a wrong row", "attention_test", ATTENTION_LISTS),
+    Mutation("tiles-visitors", "attention_tiles.cu", "here)) << 32 * i", "here)) << 31 * i",
+             "tokens from the 32nd of a tile on take each other's pages", "attention_test", ATTENTION_LISTS),
+    Mutation("tiles-others-page", "attention_tiles.cu", "rows[i].there && (visit.tokens >> rows[i].token & 1) != 0",
+             "rows[i].there", "a token sees the pages of its neighbours", "attention_test", ATTENTION_LISTS),
+    Mutation("tiles-segment", "attention_tiles.cu", "following.key / kSegment != visit.key / kSegment", "following.none()",
+             "segments are not begun afresh", "attention_test", ATTENTION_LISTS),
+
+    dropped("select-queries-barrier", "select.cu", ": kTileHeads;\n      ", "\n      load_queries(call, query, head, rows, s.q);\n      if",
+            "the next 16 heads are loaded over those in use", "select_test", SELECT),
+    dropped("select-sums-barrier", "select.cu", "= {largest, sum};\n    }\n    ", "\n",
+            "warps' sums are merged before all are there", "select_test", SELECT),
+    Mutation("choose-one-thread", "select.cu", "if (warp == 0) find_digit", "if (thread == 0) find_digit",
+             "one lane alone calls for a shuffle of its warp", "select_test", SELECT),
+    dropped("choose-digit-barrier", "select.cu", "if (warp == 0) find_digit(s, left);\n    ", "\n",
+            "the digit is read before it is found", "select_test", SELECT),
+    Mutation("choose-stale-buffer", "select.cu", "first += kThreads, buffer ^= 1", "first += kThreads, buffer = 0",
+             "counts of the next 128 blocks overwrite those in use", "select_test", SELECT),
+    Mutation("choose-ties", "select.cu", "(is_equal && my_equal < equals)", "(is_equal && my_equal <= equals)",
+             "one tied block too many is chosen", "select_test", TIES),
+    Mutation("select-last-window", "select_device.h", "if (j % per_block == per_block - 1 &&", "if (j % per_block == 0 &&",
+             "a block's first window, not its last, votes for the next block too", "select_test", SELECT),
+
+    dropped("select-tiles-barrier", "select_tiles.cu", "const QueryFragments<kDim> q(call, query);\n  ", "\n",
+            "normalisers are read before they are there", "select_test", SELECT),
+    Mutation("select-tiles-fragment", "select_tiles.cu", "step % 2 * 4 + half * 2", "step % 2 * 2 + half * 4",
+             "queries' channels lie in another order than keys'", "select_test", SELECT),
+    Mutation("select-tiles-window-edge", "select_tiles.cu", "+ k >= windows)", "+ k > windows)",
+             "a window that is not full yet counts in the sum", "select_test", SELECT),
+    Mutation("select-tiles-first", "select_tiles.cu", "first * per_block - 1 + warp * 8", "first * per_block + warp * 8",
+             "a tile of blocks leaves out the window before it", "select_test", SELECT),
+]
+
+
+def copy_tree():
+    """Brings the copy to this tree's state. Only what differs is written, so that the build there takes up the rest."""
+    names = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True,
+                           stdout=subprocess.PIPE, text=True).stdout.split("\0")
+    for name in filter(None, names):
+        source, target = ROOT / name, COPY / name
+        if not source.is_file():  # deleted, not committed yet
+            target.unlink(missing_ok=True)
+        elif not target.is_file() or target.read_bytes() != source.read_bytes():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+
+
+def build(tests, options=()):
+    """None, or what the compiler said first."""
+    made = subprocess.run(["scripts/build.sh", "release", *tests, *options], cwd=COPY, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, errors="replace")
+    if made.returncode == 0:
+        return None
+    lines = made.stdout.splitlines() or ["nothing"]
+    return next((line for line in lines if "error" in line.lower()), lines[-1])
+
+
+def first_failure(output, status):
+    """The first thing that a test said when it failed; None where nothing tells why it did."""
+    lines = output.splitlines()
+    for i, line in enumerate(lines):
+        if found := re.search(r"([\w.]+:\d+): Failure$", line):
+            said = []
+            for after in lines[i + 1:]:
+                if not after.strip() or after.startswith(("Google Test trace", "[")):
+                    break
+                said.append(after.strip())
+            # A comparison that explains itself does so in brackets.
+            text = " ".join(said)
+            why = re.search(r"Actual: false \((.*)\) Expected: true", text)
+            return f"{found[1]}: {why[1] if why else text}"
+        if found := re.search(r"bug at \S*?([\w.]+:\d+: .*)", line):
+            return found[1]
+    return f"ends with {signal.Signals(-status).name}" if status < 0 else None
+
+
+def run(test, pattern, timeout):
+    """Whether the test passed, what it said where it failed, and the seconds it took."""
+    begin = time.monotonic()
+    try:
+        done = subprocess.run([COPY / "build/release/src/cpu" / test, f"--gtest_filter={pattern}"], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, errors="replace", timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return False, f"hangs: not done in {timeout:.0f} s", timeout
+    seconds = time.monotonic() - begin
+    if done.returncode != 0:
+        return False, first_failure(done.stdout, done.returncode), seconds
+    # A filter that matches nothing passes too.
+    count = re.search(r"\[  PASSED  \] (\d+) test", done.stdout)
+    if not count or int(count[1]) == 0:
+        sys.exit(f"{test} has no test {pattern}")
+    return True, None, seconds
+
+
+def attempt(mutation, timeout):
+    """Makes the mistake in the copy and says what became of it."""
+    file = COPY / "src/cuda" / mutation.file
+    text = file.read_text()
+    file.write_text(text.replace(mutation.old, mutation.new))
+    try:
+        if error := build([mutation.test]):
+            return f"ERROR: does not build: {error}"
+        passed, said, _ = run(mutation.test, mutation.filter, timeout)
+    finally:
+        file.write_text(text)
+    if passed:
+        return "SURVIVED"
+    return f"caught: {said}" if said else "ERROR: the test failed without a reason"
+
+
+def main():
+    arguments = sys.argv[1:]
+    listing = "--list" in arguments
+    ids = [argument for argument in arguments if argument != "--list"]
+    if unknown := set(ids) - {mutation.id for mutation in MUTATIONS}:
+        sys.exit(f"{' '.join(sorted(unknown))}: no such mutation; --list names them")
+    chosen = [mutation for mutation in MUTATIONS if not ids or mutation.id in ids]
+    if listing:
+        for mutation in chosen:
+            print(f"{mutation.id:26} {mutation.file:20} {mutation.breaks}: {mutation.test} {mutation.filter}")
+        return 0
+
+    started = time.monotonic()
+    results = {}
+    for mutation in chosen:
+        count = (ROOT / "src/cuda" / mutation.file).read_text().count(mutation.old)
+        if count != 1:
+            results[mutation.id] = f"ERROR: {count} places in {mutation.file} hold the text"
+    copy_tree()
+    if error := build(sorted({mutation.test for mutation in chosen}), ["--", "-DSALA_TESTS=ON"]):
+        sys.exit(f"the tree as it is does not build: {error}")
+    seconds = {}
+    for test, pattern in dict.fromkeys((mutation.test, mutation.filter) for mutation in chosen):
+        passed, said, seconds[test, pattern] = run(test, pattern, 1200)
+        if not passed:
+            sys.exit(f"the tree as it is fails {test} {pattern}: {said}")
+        print(f"passes in {seconds[test, pattern]:.0f} s as it is: {test} {pattern}", flush=True)
+
+    for i, mutation in enumerate(chosen):
+        begin = time.monotonic()
+        if mutation.id not in results:
+            # Mistakes make emulated kernels slower only where they never end.
+            results[mutation.id] = attempt(mutation, 30 + 5 * seconds[mutation.test, mutation.filter])
+        print(f"[{i + 1}/{len(chosen)}] {mutation.id} ({time.monotonic() - begin:.0f} s): {results[mutation.id]}", flush=True)
+
+    print("\n| mutation | file | mistake | found by |\n|---|---|---|---|")
+    for mutation in chosen:
+        how = results[mutation.id].removeprefix("caught: ").replace("|", "\\|")
+        print(f"| {mutation.id} | `{mutation.file}` | {mutation.breaks} | {how[:100]} |")
+    caught = sum(result.startswith("caught") for result in results.values())
+    print(f"\n{caught} of {len(chosen)} caught, in {(time.monotonic() - started) / 60:.0f} min")
+    return 0 if caught == len(chosen) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
