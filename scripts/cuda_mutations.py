@@ -48,7 +48,9 @@ TIES = "select_test", "Cases/Select.GivesTiesToTheLowestBlock/*"
 PAGES = "pages_test", "Cases/Pages.HoldTheReferencesBits/*"
 KEPT = "pages_test", "Cases/Pages.OfKeptTokensAreNotWritten/*"
 
-# Those of a file lie together, so that a file is compiled once for each and once more behind its last.
+# Those of a file lie together, so that a file is compiled once for each and once more behind its last. Every barrier and
+# every wait for copies is left out once, but for the first barrier of normalise_windows (select.cu): those behind it part
+# the same reads and writes, so that nothing is wrong without it.
 MUTATIONS = [
     Mutation("embed-panel-edge", "embed.cu", "id / kPanel * panel_bytes", "(id - 1) / kPanel * panel_bytes",
              "the first row of a panel is looked for in the panel before", NORM_ROPE),
