@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -48,9 +49,9 @@ TIES = "select_test", "Cases/Select.GivesTiesToTheLowestBlock/*"
 PAGES = "pages_test", "Cases/Pages.HoldTheReferencesBits/*"
 KEPT = "pages_test", "Cases/Pages.OfKeptTokensAreNotWritten/*"
 
-# Those of a file lie together, so that a file is compiled once for each and once more behind its last. Every barrier and
-# every wait for copies is left out once, but for the first barrier of normalise_windows (select.cu): those behind it part
-# the same reads and writes, so that nothing is wrong without it.
+# Those of a file lie together, so that a file is compiled once for each and once more behind its last. Every barrier
+# and every wait for copies is left out once, but for the first barrier of normalise_windows (select.cu): those behind
+# it part the same reads and writes, so that nothing is wrong without it.
 MUTATIONS = [
     Mutation("embed-panel-edge", "embed.cu", "id / kPanel * panel_bytes", "(id - 1) / kPanel * panel_bytes",
              "the first row of a panel is looked for in the panel before", NORM_ROPE),
@@ -373,8 +374,8 @@ def main():
 
     print("\n| mutation | file | mistake | found by |\n|---|---|---|---|")
     for mutation in chosen:
-        how = results[mutation.id].removeprefix("caught: ").replace("|", "\\|")
-        print(f"| {mutation.id} | `{mutation.file}` | {mutation.breaks} | {how[:100]} |")
+        how = textwrap.shorten(results[mutation.id].removeprefix("caught: "), 110, placeholder=" ...")
+        print(f"| {mutation.id} | `{mutation.file}` | {mutation.breaks} | {how.replace('|', '/')} |")
     caught = sum(result.startswith("caught") for result in results.values())
     print(f"\n{caught} of {len(chosen)} caught, in {(time.monotonic() - started) / 60:.0f} min")
     return 0 if caught == len(chosen) else 1
