@@ -3,9 +3,10 @@
 
 // sample. Three launches: the largest logit; the weights of all tokens, added up in bins of nearby
 // logits; then a block a row finds the places of the cuts and of the draw, each in its bin. A
-// token's weight takes about 30 operations on doubles, of which a row's blocks do V, its last block
-// only those of the bins that it looks into; logits are read two to five times, all but once from
-// the cache. Sums are of whole numbers, so that neither atomics nor their order matter.
+// token's weight takes about 30 operations on doubles: the second launch does V of them, the last
+// only those of the bins that it looks into. Logits are read three to five times (once where the
+// largest is taken), from the cache but for the first. Sums are of whole numbers, so that the order
+// of atomics does not matter.
 
 namespace sala::cuda {
 namespace {
@@ -330,7 +331,7 @@ __device__ Found find(ChooseShared& s, const SampleCall& call, const Row& row, W
 }
 
 /// A block is a row.
-__global__ void __launch_bounds__(kChooseThreads) choose_token(SampleCall call) {
+__global__ void __launch_bounds__(kChooseThreads, 1) choose_token(SampleCall call) {
   auto& s = shared<ChooseShared>();
   const int64_t b = blockIdx.x;
   const Row row = row_of(call, b);

@@ -55,12 +55,6 @@ double sum_of_exponentials(std::span<const float> logits, double largest) {
   return lane[0];
 }
 
-uint64_t sum_of_weights(std::span<const float> logits, const TokenWeights& weight) {
-  uint64_t sum = 0;
-  for (const float x : logits) sum += weight(x);
-  return sum;
-}
-
 }  // namespace
 
 double uniform(uint64_t seed, uint64_t index) {

@@ -21,4 +21,10 @@ void sample(Device& device, In logits, In rows, Out tokens) {
   device.ops.sample(device, logits, rows, tokens);
 }
 
+uint64_t sum_of_weights(std::span<const float> logits, const TokenWeights& weight) {
+  uint64_t sum = 0;
+  for (const float x : logits) sum += weight(x);
+  return sum;
+}
+
 }  // namespace sala

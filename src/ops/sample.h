@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <span>
 
 #include "tensor/tensor.h"
 
@@ -75,6 +76,9 @@ struct TokenWeights {
     return std::bit_cast<uint64_t>(w * kUnitWeight + kInteger) - std::bit_cast<uint64_t>(kInteger);
   }
 };
+
+/// Of at most kMostTokens tokens.
+uint64_t sum_of_weights(std::span<const float> logits, const TokenWeights& weight);
 
 /// The sum of weights at which top_p < 1 ends its cut of tokens that weigh `mass` > 0 together; at
 /// least 1, so that one token is left.
