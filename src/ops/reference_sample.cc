@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <span>
+#include <vector>
 
 #include "ops/reference.h"
 
@@ -12,7 +14,9 @@ int32_t sample_row(std::span<const float> logits, const SampleRow& row) {
   if (!std::ranges::all_of(logits, [](float x) { return x < HUGE_VALF; })) return kNoToken;
   std::vector<int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
-  std::ranges::stable_sort(order, [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+  std::ranges::sort(order, [&](int32_t x, int32_t y) {
+    return logits[x] != logits[y] ? logits[x] > logits[y] : x < y;
+  });
   const float largest = logits[order[0]];
   if (largest == -HUGE_VALF) return kNoToken;
   if (row.temperature < kGreedyBelow) return order[0];
