@@ -16,5 +16,6 @@ decltype(sala::compress_keys) compress_keys;
 decltype(sala::block_select) block_select;
 decltype(sala::attention) attention;
 decltype(sala::lightning) lightning;
+decltype(sala::sample) sample;
 
 }  // namespace sala::cuda

@@ -13,7 +13,8 @@ Ops cuda_ops() {
           .compress_keys = compress_keys,
           .block_select = block_select,
           .attention = attention,
-          .lightning = lightning};
+          .lightning = lightning,
+          .sample = sample};
 }
 
 }  // namespace sala::cuda

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <bit>
+
 #include "cuda/platform.h"
 
 namespace sala::cuda {
@@ -26,6 +28,12 @@ __device__ inline void store_four(float* row, int64_t i, int64_t n, bool aligned
   if (i + 1 < n) row[i + 1] = v.y;
   if (i + 2 < n) row[i + 2] = v.z;
   if (i + 3 < n) row[i + 3] = v.w;
+}
+
+/// Numbers as unsigned integers of the same order.
+__device__ inline uint32_t rank_of(float x) {
+  const auto bits = std::bit_cast<uint32_t>(x);
+  return (bits >> 31) != 0 ? ~bits : bits | 0x80000000U;
 }
 
 /// sum + the squares of v.

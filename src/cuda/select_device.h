@@ -1,8 +1,8 @@
 #pragma once
 
-#include <bit>
 #include <limits>
 
+#include "cuda/rows_device.h"
 #include "cuda/sequences_device.h"
 #include "ops/attention.h"
 #include "ops/pages.h"
@@ -70,12 +70,6 @@ __device__ inline Query query_of(const SelectCall& call, int64_t item) {
   query.blocks = query.position / call.pages.page + 1;
   query.scored = call.sparse[query.t] != 0 && query.blocks > call.top;
   return query;
-}
-
-/// Numbers as unsigned integers of the same order.
-__device__ inline uint32_t rank_of(float x) {
-  const auto bits = std::bit_cast<uint32_t>(x);
-  return (bits >> 31) != 0 ? ~bits : bits | 0x80000000U;
 }
 
 /// Channel 0 of window j of a level for sequence b and kv head g, in units of T.

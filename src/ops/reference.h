@@ -18,6 +18,7 @@ decltype(sala::compress_keys) compress_keys;
 decltype(sala::block_select) block_select;
 decltype(sala::attention) attention;
 decltype(sala::lightning) lightning;
+decltype(sala::sample) sample;
 
 /// The scores B[b] of block_select for token t of sequence b and kv head g, for the blocks up to
 /// the token's own; forced blocks have the score of any other.

@@ -3,6 +3,7 @@
 #include "ops/attention.h"
 #include "ops/basic.h"
 #include "ops/lightning.h"
+#include "ops/sample.h"
 
 namespace sala {
 
@@ -20,6 +21,8 @@ struct Ops {
   decltype(&sala::block_select) block_select = nullptr;
   decltype(&sala::attention) attention = nullptr;
   decltype(&sala::lightning) lightning = nullptr;
+  decltype(&sala::sample) sample = nullptr;  ///< none on the CPU: its logits are the host's, and
+                                             ///< engine/sampler.h reads them as they are
 };
 
 /// Plain loops with double sums: obviously right, and slow.
