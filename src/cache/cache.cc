@@ -14,14 +14,14 @@ size_t index_of(int64_t i) { return static_cast<size_t>(i); }
 int64_t pages_for(int64_t tokens, int page) { return (tokens + page - 1) / page; }
 
 /// Copies between entries of fields, one after another, and the host's bytes.
-auto reader(Memory& memory, std::span<std::byte> out) {
-  return [&memory, out](const std::byte* data, int64_t bytes) mutable {
+auto reader(std::span<std::byte> out) {
+  return [out](Memory& memory, const std::byte* data, int64_t bytes) mutable {
     memory.read(out.first(index_of(bytes)), data);
     out = out.subspan(index_of(bytes));
   };
 }
-auto writer(Memory& memory, std::span<const std::byte> from) {
-  return [&memory, from](std::byte* data, int64_t bytes) mutable {
+auto writer(std::span<const std::byte> from) {
+  return [from](Memory& memory, std::byte* data, int64_t bytes) mutable {
     memory.write(data, from.first(index_of(bytes)));
     from = from.subspan(index_of(bytes));
   };
@@ -35,10 +35,12 @@ int64_t bytes_of(const std::vector<CacheSpec>& specs, Field::Growth growth, Fiel
 }
 
 int64_t frames_for(const std::vector<CacheSpec>& specs, const CacheSize& size,
-                   const Memory& memory) {
+                   const std::vector<Memory*>& memory) {
   const int64_t pages = pages_for(size.tokens, size.page);
   const int64_t bytes = bytes_of(specs, Field::Growth::paged, Field::Role::kv);
-  if (size.kv_memory < 0 || bytes == 0 || !memory.of_host()) return pages;
+  const bool of_host =
+      std::ranges::all_of(memory, [](const Memory* of_layer) { return of_layer->of_host(); });
+  if (size.kv_memory < 0 || bytes == 0 || !of_host) return pages;
   const int64_t frames = std::min(pages, size.kv_memory / bytes);
   if (frames == 0 && pages > 0)
     fail(
@@ -99,12 +101,12 @@ void Hold::advance(int64_t tokens) {
              "{} tokens in {} pages", length_, pages_.size());
 }
 
-Cache::Cache(std::vector<CacheSpec> layers, const CacheSize& size, Memory& memory)
-    : memory_(memory),
+Cache::Cache(std::vector<CacheSpec> layers, const CacheSize& size, std::vector<Memory*> memory)
+    : memory_(std::move(memory)),
       specs_(std::move(layers)),
       size_(size),
       pages_total_(pages_for(size.tokens, size.page)),
-      frames_(specs_, pages_total_, frames_for(specs_, size, memory), directory_of(size), memory,
+      frames_(specs_, pages_total_, frames_for(specs_, size, memory_), directory_of(size), memory_,
               size.kv_memory),
       snapshots_(bytes_of(specs_, Field::Growth::state, Field::Role::state), size.snapshots,
                  size.snapshots_disk, directory_of(size)),
@@ -121,7 +123,7 @@ Cache::Cache(std::vector<CacheSpec> layers, const CacheSize& size, Memory& memor
       }
       const bool paged = field.growth == Field::Growth::paged;
       const int64_t entries = paged ? pages_total_ : size.sequences;
-      storage_.push_back(memory.allocate(entries * field.bytes()));
+      storage_.push_back(memory_[i]->allocate(entries * field.bytes()));
       views.push_back({storage_.back().get(), field.bytes(), entries, field.type});
       has_states_ |= !paged;
     }
@@ -161,8 +163,8 @@ Hold Cache::fork(const Hold& hold) {
     for (size_t f = 0; f < specs_[i].fields.size(); ++f) {
       if (specs_[i].fields[f].growth == Field::Growth::paged) continue;
       const FieldView& view = views_[i][f];
-      memory_.copy(view.data + twin.slot_ * view.stride, view.data + hold.slot_ * view.stride,
-                   view.stride);
+      memory_[i]->copy(view.data + twin.slot_ * view.stride, view.data + hold.slot_ * view.stride,
+                       view.stride);
     }
   }
   return twin;
@@ -199,7 +201,7 @@ void Cache::resume(Hold& hold) {
   }
   std::vector<std::byte> bytes(index_of(snapshots_.bytes()));
   snapshots_.read(*hold.snapshots_.back(), bytes);
-  each_state(hold.slot_, Field::Growth::state, writer(memory_, bytes));
+  each_state(hold.slot_, Field::Growth::state, writer(bytes));
   hold.length_ = hold.snapshots_.back()->position();
 }
 
@@ -218,7 +220,7 @@ void Cache::snapshot(Hold& hold) {
   const int64_t position = hold.length_ / cell_ * cell_;
   if (!has_states_ || position == 0) return;
   add_snapshot(hold, position, [&](std::span<std::byte> bytes) {
-    each_state(hold.slot_, Field::Growth::state, reader(memory_, bytes));
+    each_state(hold.slot_, Field::Growth::state, reader(bytes));
   });
 }
 
@@ -245,7 +247,7 @@ std::optional<Hold> Cache::restore(const StoredText& text) {
       bytes.resize(index_of(page_bytes(layer, Field::Role::index)));
       if (bytes.empty()) continue;
       text.read_index(i, layer, bytes);
-      each_index(page, layer, writer(memory_, bytes));
+      each_index(page, layer, writer(bytes));
     }
   }
   hold.kept_ = text.tokens;
@@ -256,7 +258,7 @@ std::optional<Hold> Cache::restore(const StoredText& text) {
 
 void Cache::read_page(int32_t page, int layer, Field::Role role, std::span<std::byte> out) {
   if (role == Field::Role::kv) return frames_.read(page, layer, out);
-  each_index(page, layer, reader(memory_, out));
+  each_index(page, layer, reader(out));
 }
 
 void Cache::read_ahead(const Hold& hold) {
@@ -294,7 +296,7 @@ void Cache::copy_page(int32_t from, int32_t to) {
     for (size_t f = 0; f < specs_[i].fields.size(); ++f) {
       if (specs_[i].fields[f].role != Field::Role::index) continue;
       const FieldView& view = views_[i][f];
-      memory_.copy(view.data + to * view.stride, view.data + from * view.stride, view.stride);
+      memory_[i]->copy(view.data + to * view.stride, view.data + from * view.stride, view.stride);
     }
   }
 }
@@ -322,7 +324,8 @@ void Cache::each_state(int slot, Field::Growth growth, const Visit& visit) {
   for (size_t i = 0; i < specs_.size(); ++i) {
     for (size_t f = 0; f < specs_[i].fields.size(); ++f) {
       const FieldView& view = views_[i][f];
-      if (specs_[i].fields[f].growth == growth) visit(view.data + slot * view.stride, view.stride);
+      if (specs_[i].fields[f].growth == growth)
+        visit(*memory_[i], view.data + slot * view.stride, view.stride);
     }
   }
 }
@@ -332,19 +335,21 @@ void Cache::each_index(int32_t page, int layer, const Visit& visit) {
   for (size_t f = 0; f < spec.fields.size(); ++f) {
     const FieldView& view = views_[index_of(layer)][f];
     if (spec.fields[f].role == Field::Role::index)
-      visit(view.data + page * view.stride, view.stride);
+      visit(*memory_[index_of(layer)], view.data + page * view.stride, view.stride);
   }
 }
 
 void Cache::fill_index(int32_t page, std::byte value) {
   for (int layer = 0; layer < layers(); ++layer)
-    each_index(page, layer,
-               [&](std::byte* data, int64_t bytes) { memory_.fill(data, value, bytes); });
+    each_index(page, layer, [&](Memory& memory, std::byte* data, int64_t bytes) {
+      memory.fill(data, value, bytes);
+    });
 }
 
 void Cache::set_states(int slot, Field::Growth growth, std::byte value) {
-  each_state(slot, growth,
-             [&](std::byte* data, int64_t bytes) { memory_.fill(data, value, bytes); });
+  each_state(slot, growth, [&](Memory& memory, std::byte* data, int64_t bytes) {
+    memory.fill(data, value, bytes);
+  });
 }
 
 void Cache::check_integrity(std::span<const Hold* const> holds) const {

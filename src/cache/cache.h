@@ -113,9 +113,9 @@ struct StoredText {
 /// index of the texts it remembers. Not thread-safe: the engine's loop owns it.
 class Cache {
  public:
-  /// All but snapshots lies in `memory`, which must outlive the cache. Throws Error when it cannot
-  /// be had, or when kv_memory is too small to hold a single page.
-  Cache(std::vector<CacheSpec> layers, const CacheSize& size, Memory& memory);
+  /// All but snapshots lies in `memory`, one for each layer, which must outlive the cache. Throws
+  /// Error when it cannot be had, or when kv_memory is too small to hold a single page.
+  Cache(std::vector<CacheSpec> layers, const CacheSize& size, std::vector<Memory*> memory);
 
   int page() const { return size_.page; }
   /// States are complete at multiples of this.
@@ -176,8 +176,8 @@ class Cache {
   void drop(int32_t page);
   void give_back(Hold& hold);
   void resume(Hold& hold);
-  /// Visits entries of fields: where they begin, and their bytes.
-  using Visit = std::function<void(std::byte* data, int64_t bytes)>;
+  /// Visits entries of fields: whose memory they are in, where they begin, and their bytes.
+  using Visit = std::function<void(Memory& memory, std::byte* data, int64_t bytes)>;
   void each_state(int slot, Field::Growth growth, const Visit& visit);
   void set_states(int slot, Field::Growth growth, std::byte value);
   void each_index(int32_t page, int layer, const Visit& visit);
@@ -186,7 +186,7 @@ class Cache {
   SnapshotRef add_snapshot(Hold& hold, int64_t position,
                            const std::function<void(std::span<std::byte>)>& fill);
 
-  Memory& memory_;
+  std::vector<Memory*> memory_;  ///< of each layer
   std::vector<CacheSpec> specs_;
   CacheSize size_;
   int64_t pages_total_;

@@ -53,7 +53,7 @@ TEST(Cache, MemoryOfCountsWholePagesAndOneState) {
 }
 
 TEST(Cache, GrowsByPagesAndRefusesWhenFull) {
-  Cache cache(two_layers(), size_of_cache(32, 2), memory);
+  Cache cache(two_layers(), size_of_cache(32, 2), {&memory, &memory});
   Hold a = cache.open();
   ASSERT_TRUE(a.grow(9));
   a.advance(9);
@@ -70,7 +70,7 @@ TEST(Cache, GrowsByPagesAndRefusesWhenFull) {
 }
 
 TEST(Cache, PagesAndStatesComeBackZeroed) {
-  Cache cache(two_layers(), size_of_cache(32, 1), memory);
+  Cache cache(two_layers(), size_of_cache(32, 1), {&memory, &memory});
   for (int round = 0; round < 2; ++round) {
     Hold hold = cache.open();
     ASSERT_TRUE(hold.grow(32));
@@ -87,7 +87,7 @@ TEST(Cache, PagesAndStatesComeBackZeroed) {
 }
 
 TEST(Cache, SharesWhatItRemembersAndCopiesBeforeWriting) {
-  Cache cache(two_layers(), size_of_cache(64, 2), memory);
+  Cache cache(two_layers(), size_of_cache(64, 2), {&memory, &memory});
   const std::vector<int> text = numbers(21);
   {
     Hold first = cache.open();
@@ -117,7 +117,7 @@ TEST(Cache, SharesWhatItRemembersAndCopiesBeforeWriting) {
 }
 
 TEST(Cache, FindsThePartThatTextsHaveInCommon) {
-  Cache cache(two_layers(), size_of_cache(64, 2), memory);
+  Cache cache(two_layers(), size_of_cache(64, 2), {&memory, &memory});
   {
     Hold hold = cache.open();
     for (int i = 0; i < 3; ++i) {
@@ -138,7 +138,7 @@ TEST(Cache, FindsThePartThatTextsHaveInCommon) {
 }
 
 TEST(Cache, RollsBackWithinACellWithoutASnapshot) {
-  Cache cache(two_layers(), size_of_cache(64, 1), memory);
+  Cache cache(two_layers(), size_of_cache(64, 1), {&memory, &memory});
   Hold hold = cache.open();
   ASSERT_TRUE(hold.grow(23));
   hold.advance(23);
@@ -154,7 +154,7 @@ TEST(Cache, RollsBackWithinACellWithoutASnapshot) {
 }
 
 TEST(Cache, ForksCostTheirStateAndTouchedPages) {
-  Cache cache(two_layers(), size_of_cache(80, 4), memory);
+  Cache cache(two_layers(), size_of_cache(80, 4), {&memory, &memory});
   Hold trunk = cache.open();
   ASSERT_TRUE(trunk.grow(20));
   trunk.advance(20);
@@ -172,7 +172,7 @@ TEST(Cache, ForksCostTheirStateAndTouchedPages) {
 }
 
 TEST(Cache, ForgetsTheOldestTextFirst) {
-  Cache cache(two_layers(), size_of_cache(32, 1), memory);
+  Cache cache(two_layers(), size_of_cache(32, 1), {&memory, &memory});
   for (int text = 0; text < 4; ++text) {
     Hold hold = cache.open();
     ASSERT_TRUE(hold.grow(8)) << text;
@@ -191,7 +191,7 @@ TEST(Cache, ForgetsTheOldestTextFirst) {
 }
 
 TEST(Cache, RandomUseLosesNothing) {
-  Cache cache(two_layers(), size_of_cache(8 * 50, 6), memory);
+  Cache cache(two_layers(), size_of_cache(8 * 50, 6), {&memory, &memory});
   std::mt19937 random(7);
   struct Sequence {
     Hold hold;

@@ -13,9 +13,9 @@ size_t index_of(int32_t i) { return static_cast<size_t>(i); }
 }  // namespace
 
 Frames::Frames(std::vector<CacheSpec> layers, int64_t pages, int64_t frames,
-               std::filesystem::path directory, Memory& memory, int64_t kv_memory)
-    : memory_(memory),
-      pages_(pages),
+               std::filesystem::path directory, const std::vector<Memory*>& memory,
+               int64_t kv_memory)
+    : pages_(pages),
       frames_(std::min(frames, pages)),
       directory_(std::move(directory)),
       origins_(static_cast<size_t>(pages)),
@@ -23,13 +23,15 @@ Frames::Frames(std::vector<CacheSpec> layers, int64_t pages, int64_t frames,
   int64_t largest = 0, used = 0;
   for (const CacheSpec& spec : layers) {
     Layer& layer = layers_.emplace_back();
+    layer.memory = memory[layers_.size() - 1];
     const int64_t bytes = frames_ * entry_bytes(spec, Field::Growth::paged, Field::Role::kv);
-    const bool fast = memory.of_host() || kv_memory < 0 || used + bytes <= kv_memory;
-    used += fast ? bytes : 0;
+    const bool of_host = layer.memory->of_host();
+    const bool fast = of_host || kv_memory < 0 || used + bytes <= kv_memory;
+    used += fast && !of_host ? bytes : 0;
     for (const Field& field : spec.fields) {
       if (field.role != Field::Role::kv) continue;
-      layer.storage.push_back(fast ? memory.allocate(frames_ * field.bytes())
-                                   : memory.allocate_on_host(frames_ * field.bytes()));
+      layer.storage.push_back(fast ? layer.memory->allocate(frames_ * field.bytes())
+                                   : layer.memory->allocate_on_host(frames_ * field.bytes()));
       layer.fields.push_back({layer.storage.back().get(), field.bytes(), frames_, field.type});
       layer.bytes += field.bytes();
     }
@@ -56,13 +58,13 @@ In Frames::table(int layer) const {
 
 void Frames::fill(const Layer& layer, int32_t frame, std::byte value) {
   for (const FieldView& field : layer.fields)
-    memory_.fill(field.data + frame * field.stride, value, field.stride);
+    layer.memory->fill(field.data + frame * field.stride, value, field.stride);
 }
 
 void Frames::save(const Layer& layer, int32_t frame, std::span<std::byte> out) const {
   for (const FieldView& field : layer.fields) {
     const auto size = static_cast<size_t>(field.stride);
-    memory_.read(out.first(size), field.data + frame * field.stride);
+    layer.memory->read(out.first(size), field.data + frame * field.stride);
     out = out.subspan(size);
   }
 }
@@ -70,7 +72,7 @@ void Frames::save(const Layer& layer, int32_t frame, std::span<std::byte> out) c
 void Frames::load(const Layer& layer, int32_t frame, std::span<const std::byte> bytes) {
   for (const FieldView& field : layer.fields) {
     const auto size = static_cast<size_t>(field.stride);
-    memory_.write(field.data + frame * field.stride, bytes.first(size));
+    layer.memory->write(field.data + frame * field.stride, bytes.first(size));
     bytes = bytes.subspan(size);
   }
 }
@@ -198,24 +200,25 @@ void Frames::copy(int32_t from, int32_t to) {
       if (!identity()) layer.frames[index_of(layer.frame[index_of(to)])].changed = true;
     }
     for (const FieldView& field : layer.fields)
-      memory_.copy(field.data + layer.frame[index_of(to)] * field.stride,
-                   field.data + layer.frame[index_of(from)] * field.stride, field.stride);
+      layer.memory->copy(field.data + layer.frame[index_of(to)] * field.stride,
+                         field.data + layer.frame[index_of(from)] * field.stride, field.stride);
   }
 }
 
 void Frames::attach(int32_t page, std::shared_ptr<PageStore> store, int64_t record) {
   origins_[index_of(page)] = {std::move(store), record};
   if (!identity()) return;
-  if (memory_.of_host() && unread_ == 0)  // a step reads few blocks of a long text
+  if (unread_ == 0)  // a step reads few blocks of a long text
     for (const Layer& layer : layers_)
       for (const FieldView& field : layer.fields)
-        expect_sparse_use(field.data, field.entries * field.stride);
+        if (layer.memory->of_host()) expect_sparse_use(field.data, field.entries * field.stride);
   for (Layer& layer : layers_) {
     if (layer.bytes == 0) continue;
     layer.frame[index_of(page)] = -1;
     ++unread_;
   }
-  if (memory_.of_host()) return;
+  if (std::ranges::all_of(layers_, [](const Layer& layer) { return layer.memory->of_host(); }))
+    return;
   // Ops that run by themselves cannot ask for what they lack.
   for (size_t i = 0; i < layers_.size(); ++i)
     if (layers_[i].bytes > 0) fetch(layers_[i], static_cast<int>(i), page);

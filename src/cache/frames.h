@@ -39,11 +39,13 @@ class Frames {
   enum class Access : uint8_t { read, write };
 
   /// `frames` of each layer for `pages` pages; the file goes to `directory` when it is first
-  /// needed. Where `memory` is not the host's, it has a frame for every page, and layers beyond the
-  /// first `kv_memory` bytes (-1: none) have theirs in the host's memory, where ops reach them.
-  /// Throws Error when the memory cannot be had.
+  /// needed. Each layer lies in a memory of its own. Where one of these is not the host's, there is
+  /// a frame for every page, and of its layers those beyond the first `kv_memory` bytes (-1: none)
+  /// have them in the host's memory, where ops reach them. Throws Error when the memory cannot be
+  /// had.
   Frames(std::vector<CacheSpec> layers, int64_t pages, int64_t frames,
-         std::filesystem::path directory, Memory& memory, int64_t kv_memory = -1);
+         std::filesystem::path directory, const std::vector<Memory*>& memory,
+         int64_t kv_memory = -1);
 
   int64_t frames() const { return frames_; }
   /// The kv fields of a layer, whose entries are frames, in the order of its spec.
@@ -83,6 +85,7 @@ class Frames {
     int64_t call = 0;      ///< the last use() that needed it
   };
   struct Layer {
+    Memory* memory = nullptr;
     std::vector<Storage> storage;
     std::vector<FieldView> fields;
     int64_t bytes = 0;            ///< of a page
@@ -109,7 +112,6 @@ class Frames {
   void load(const Layer& layer, int32_t frame, std::span<const std::byte> bytes);
   int64_t place(const Layer& layer, int32_t page) const { return page * bytes_ + layer.offset; }
 
-  Memory& memory_;
   int64_t pages_, frames_;
   int64_t bytes_ = 0;  ///< of a page in all layers
   std::filesystem::path directory_;

@@ -50,7 +50,7 @@ std::byte* frame_of(const Frames& frames, int layer, int32_t page) {
 TEST(Frames, AnyUseOfFewFramesKeepsEveryByte) {
   constexpr int kPages = 40;
   for (const int64_t count : {3, 7, 40}) {
-    Frames frames(layers(), kPages, count, scratch(), memory);
+    Frames frames(layers(), kPages, count, scratch(), {&memory, &memory, &memory});
     std::mt19937 random(5);
     std::map<std::pair<int, int32_t>, std::vector<std::byte>> truth;  // of pages handed out
     std::vector<bool> free(kPages, true);
@@ -97,7 +97,7 @@ TEST(Frames, AnyUseOfFewFramesKeepsEveryByte) {
 
 TEST(Frames, AttachedPagesAreReadWhenUsedAndOnlyThen) {
   for (const int64_t count : {4, 10}) {
-    Frames frames(layers(), 10, count, scratch(), memory);
+    Frames frames(layers(), 10, count, scratch(), {&memory, &memory, &memory});
     EXPECT_EQ(frames.managed(), count < 10);
     auto store = std::make_shared<Numbers>();
     for (int32_t page = 0; page < 6; ++page) {
@@ -126,7 +126,7 @@ TEST(Frames, AttachedPagesAreReadWhenUsedAndOnlyThen) {
 
 TEST(Frames, APageThatCannotBeReadLeavesTheRestInOrder) {
   for (const int64_t count : {2, 6}) {
-    Frames frames(layers(), 6, count, scratch(), memory);
+    Frames frames(layers(), 6, count, scratch(), {&memory, &memory, &memory});
     auto store = std::make_shared<Numbers>();
     std::vector<bool> free(6, true);
     for (int32_t page = 0; page < 3; ++page) {

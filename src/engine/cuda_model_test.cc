@@ -189,6 +189,25 @@ TEST_F(CudaMemory, OfLayersMayLieWithTheHost) {
   expect_near(read(runner, hold, first_), truth(first_));
 }
 
+TEST_F(CudaMemory, OfTheFirstLayersMayBeTheHosts) {
+  const Text text = joined(first_, more_);
+  const Logits expected = truth(text);
+  for (const int host_layers : {1, 3, 4}) {
+    const testing::RandomWeights weights(testing::tiny_sala(), StoredType::f32, 5);
+    WeightSource source = weights.source();
+    source.memory = device_.get();
+    const Model model(testing::tiny_sala(), source, host_layers);
+    RunOptions o = options();
+    o.threads = 1;
+    Runner runner(model, *device_, o);
+    EXPECT_GT(runner.memory().on_host, 0);
+    Hold hold = runner.open();
+    read(runner, hold, first_);
+    runner.cache().roll_back(hold, 150);  // states of both come back from a snapshot
+    expect_near(read(runner, hold, text), expected);
+  }
+}
+
 TEST_F(CudaMemory, OfASessionComesBackFromTheDisk) {
   const testing::Scratch scratch;
   const testing::RandomWeights weights(testing::tiny_sala(), StoredType::f32, 5);

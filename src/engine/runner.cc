@@ -41,8 +41,9 @@ int64_t pages_at_once(const Model& model, const RunOptions& options) {
 /// Bytes of the layers whose keys and values are together at most `most`, the first ones first.
 int64_t whole_layers(const Model& model, const RunOptions& options, int64_t most) {
   int64_t sum = 0;
-  for (const CacheSpec& layer : cache_specs(model.config(), options.kv)) {
-    const int64_t bytes = memory_of({layer}, model.config().page(), options.context).kv;
+  const auto specs = cache_specs(model.config(), options.kv);
+  for (auto i = static_cast<size_t>(model.host_layers()); i < specs.size(); ++i) {
+    const int64_t bytes = memory_of({specs[i]}, model.config().page(), options.context).kv;
     if (sum + bytes <= most) sum += bytes;
   }
   return sum;
@@ -57,7 +58,7 @@ void divide(const Model& model, const Device& device, const RunOptions& options,
   if (options.kv_memory < 0 || options.kv_memory >= all) return;
   if (!device.of_host()) {
     memory.cache.kv = whole_layers(model, options, options.kv_memory);
-    memory.on_host = all - memory.cache.kv;
+    memory.on_host += all - memory.cache.kv;
     return;
   }
   const int64_t pages = (options.context + config.page() - 1) / config.page();
@@ -80,12 +81,19 @@ void divide(const Model& model, const Device& device, const RunOptions& options,
 RunMemory memory_needed(const Model& model, const Device& device, const RunOptions& options) {
   const ModelConfig& config = model.config();
   const auto specs = cache_specs(config, options.kv);
+  const auto use = [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+    MemoryUse use =
+        memory_of({specs.begin() + begin, specs.begin() + end}, config.page(), options.context);
+    use.state *= options.sequences;
+    return use;
+  };
   RunMemory memory;
-  memory.cache = memory_of(specs, config.page(), options.context);
-  memory.cache.state *= options.sequences;
+  memory.cache = use(model.host_layers(), std::ssize(specs));
   memory.snapshots = options.cache_ram;
   memory.workspace = model.workspace(bounds(model, options)) +
                      options.logits * config.vocab * int64_t{sizeof(float)};
+  if (model.host_layers() > 0)
+    memory.on_host = use(0, model.host_layers()).total() + model.workspace(bounds(model, options));
   divide(model, device, options, memory);
 
   const int64_t snapshots = device.of_host() ? memory.snapshots : 0;  // always the host's
@@ -108,21 +116,34 @@ RunMemory memory_needed(const Model& model, const Device& device, const RunOptio
   return memory;
 }
 
+/// Where each layer's memory of texts lies.
+std::vector<Memory*> memories(const Model& model, Device& device) {
+  static Memory host;
+  std::vector<Memory*> all(static_cast<size_t>(model.config().layers()), &device);
+  std::fill_n(all.begin(), model.host_layers(), &host);
+  return all;
+}
+
 CacheSize cache_size(const Model& model, const RunOptions& options, const RunMemory& memory) {
   const int page = model.config().page();
   const int64_t all = memory_of(cache_specs(model.config(), options.kv), page, options.context).kv;
-  const bool spills = memory.cache.kv + memory.on_host < all;
+  const bool spills = memory.on_host == 0 && memory.cache.kv < all;
   return {.page = page,
           // Each sequence may leave its last page part empty.
           .tokens = options.context + int64_t{options.sequences - 1} * page,
           .sequences = options.sequences,
-          .kv_memory = memory.cache.kv < all ? memory.cache.kv : -1,
+          .kv_memory = options.kv_memory < 0 ? -1 : memory.cache.kv,
           .snapshots = options.cache_ram,
           .snapshots_disk = options.cache_ram > 0 ? memory.disk - (spills ? all : 0) : 0,
           .directory = options.cache_dir};
 }
 
 }  // namespace
+
+int host_layers(const ModelConfig& config, const RunOptions& options) {
+  const bool cpu = options.backend == "cpu" || options.backend == "reference";
+  return cpu || options.gpu_layers < 0 ? 0 : std::max(config.layers() - options.gpu_layers, 0);
+}
 
 std::unique_ptr<Device> open_device(const RunOptions& options) {
   const std::string& backend = options.backend;
@@ -149,10 +170,15 @@ Runner::Runner(const Model& model, Device& device, const RunOptions& options)
       device_(device),
       options_(options),
       memory_(memory_needed(model, device, options)),
-      cache_(cache_specs(model.config(), options.kv), cache_size(model, options, memory_), device),
+      cache_(cache_specs(model.config(), options.kv), cache_size(model, options, memory_),
+             memories(model, device)),
       arena_(device, model.workspace(bounds(model, options))),
       logits_(device, DType::f32, {options.logits, model.config().vocab}),
       recordings_(device.recordings()) {
+  if (model.host_layers() > 0) {
+    host_ = open_cpu(options.threads);
+    host_arena_.emplace(*host_, model.workspace(bounds(model, options)));
+  }
   if (!device.of_host()) host_logits_ = Tensor(DType::f32, {options.logits, model.config().vocab});
 }
 
@@ -180,7 +206,17 @@ In Runner::step(std::span<Row> rows) {
             .on_blocks = on_blocks,
             .recordings = recordings_.get()};
   arena_.rewind(0);  // a step that failed has left what it took
-  model_.forward(step, cache_, batch, logits);
+  if (host_ == nullptr) {
+    model_.forward(step, nullptr, cache_, batch, logits);
+  } else {
+    host_arena_->rewind(0);
+    Step host{.device = *host_,
+              .arena = *host_arena_,
+              .compute = options_.compute,
+              .kv = options_.kv,
+              .on_blocks = on_blocks};
+    model_.forward(step, &host, cache_, batch, logits);
+  }
   for (Row& row : rows) row.hold.advance(static_cast<int64_t>(row.tokens.size()));
   if (device_.of_host()) return logits;
   const Out read = sala::rows(host_logits_.view(), 0, wanted);

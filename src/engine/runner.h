@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,6 +20,7 @@ struct RunOptions {
   std::string backend = "cpu";  ///< "cpu", "reference", or "cuda" with the number of a GPU
                                 ///< ("cuda:1") where there are several
   int threads = 0;              ///< 0: every core
+  int gpu_layers = -1;          ///< of a model, the last ones, the others being the CPU's; -1: all
   ComputeMode compute = ComputeMode::automatic;
   KvType kv = KvType::bf16;
   SparsePolicy sparse = SparsePolicy::always;
@@ -40,6 +42,9 @@ struct RunOptions {
 /// Tokens between two snapshots of a long text; what the budget has no room for is thinned out.
 inline constexpr int64_t kSnapshotEvery = 4096;
 
+/// Layers of a model that are the host's, before it is made.
+int host_layers(const ModelConfig& config, const RunOptions& options);
+
 /// Opens the device that `options` name. Throws Error for an unknown backend.
 std::unique_ptr<Device> open_device(const RunOptions& options);
 
@@ -50,7 +55,8 @@ struct RunMemory {
   int64_t snapshots = 0;
   int64_t workspace = 0;
   int64_t disk = 0;     ///< bytes of files, keys and values first
-  int64_t on_host = 0;  ///< bytes of keys and values that a GPU reads from the host's memory
+  int64_t on_host = 0;  ///< bytes of the host beside a GPU: layers of its own, and keys and values
+                        ///< that the GPU reads there
 
   int64_t total() const { return cache.total() + snapshots + workspace; }
 };
@@ -103,6 +109,8 @@ class Runner {
   Device& device_;
   RunOptions options_;
   RunMemory memory_;
+  std::unique_ptr<Device> host_;  ///< of the model's layers of the host
+  std::optional<Arena> host_arena_;
   Cache cache_;
   Arena arena_;
   Tensor logits_;       ///< where the device writes them

@@ -22,7 +22,7 @@ Cache make_cache(int64_t tokens, bool hybrid) {
   static Memory memory;
   return {cache_specs(config, KvType::f32),
           {.page = kPage, .tokens = tokens, .sequences = kSequences, .snapshots = 400'000},
-          memory};
+          std::vector<Memory*>(static_cast<size_t>(config.layers()), &memory)};
 }
 
 /// Steps a scheduler as an engine does, without a model: the token after a text is a number made of

@@ -43,9 +43,16 @@ bool uses(const ModelConfig& config, MixerKind kind) {
 
 }  // namespace
 
-Model::Model(const ModelConfig& config, WeightSource& source) : config_(config) {
+Model::Model(const ModelConfig& config, WeightSource& source, int host_layers)
+    : config_(config), host_layers_(host_layers) {
+  Memory* const memory = source.memory;
+  if (host_layers > 0) {
+    source.memory = nullptr;
+    host_frequencies_ = frequencies(source);
+  }
   embedding_ = source.take_matrix("model.embed_tokens.weight", config.vocab, config.hidden);
   for (int i = 0; i < config.layers(); ++i) {
+    if (i == host_layers) source.memory = memory;
     const std::string prefix = fmt::format("model.layers.{}.", i);
     Layer& layer = layers_.emplace_back();
     layer.input_norm = source.take_vector(prefix + "input_layernorm.weight", config.hidden);
@@ -56,21 +63,29 @@ Model::Model(const ModelConfig& config, WeightSource& source) : config_(config) 
     layer.down =
         source.take_matrix(prefix + "mlp.down_proj.weight", config.hidden, config.intermediate);
   }
+  source.memory = memory;
   final_norm_ = source.take_vector("model.norm.weight", config.hidden, config.logit_divisor);
-  head_ =
-      config.tied ? embedding_ : source.take_matrix("lm_head.weight", config.vocab, config.hidden);
+  if (!config.tied)
+    head_ = source.take_matrix("lm_head.weight", config.vocab, config.hidden);
+  else
+    head_ = host_layers > 0 ? source.placed(embedding_) : embedding_;
   source.expect_all_taken();
-  if (uses(config, MixerKind::attention)) {
-    const AttentionConfig& attention = config.attention;
+  frequencies_ = frequencies(source);
+}
+
+Model::Frequencies Model::frequencies(WeightSource& source) const {
+  Frequencies made;
+  if (uses(config_, MixerKind::attention)) {
+    const AttentionConfig& attention = config_.attention;
     const auto half = static_cast<size_t>(attention.head_dim / 2);
     if (attention.rope)
-      k_frequencies_ = source.constant(inverse_frequencies(config.rope, attention.head_dim));
+      made.k = source.constant(inverse_frequencies(config_.rope, attention.head_dim));
     if (attention.log_base > 0.0 || attention.q_factor != 1.0)  // zero frequencies turn nothing
-      q_frequencies_ = attention.rope ? k_frequencies_ : source.constant(std::vector<float>(half));
+      made.q = attention.rope ? made.k : source.constant(std::vector<float>(half));
   }
-  if (uses(config, MixerKind::lightning) && config.lightning.rope)
-    lightning_frequencies_ =
-        source.constant(inverse_frequencies(config.rope, config.lightning.head_dim));
+  if (uses(config_, MixerKind::lightning) && config_.lightning.rope)
+    made.lightning = source.constant(inverse_frequencies(config_.rope, config_.lightning.head_dim));
+  return made;
 }
 
 int64_t Model::weight_bytes() const {
@@ -86,7 +101,7 @@ int64_t Model::workspace(const StepBounds& bounds) const {
   for (const Layer& layer : layers_) mixer = std::max(mixer, layer.mixer->workspace(tokens));
   const int64_t mlp = Arena::bytes(DType::f32, {tokens, config_.intermediate});
   int64_t rope = 0;
-  for (const Tensor* inverse : {&k_frequencies_, &q_frequencies_, &lightning_frequencies_})
+  for (const Tensor* inverse : {&frequencies_.k, &frequencies_.q, &frequencies_.lightning})
     if (!inverse->empty()) rope += 2 * Arena::bytes(DType::f32, {tokens, inverse->view().dim[0]});
   const int64_t rows = 3 * Arena::bytes(DType::i32, {tokens}) +
                        4 * Arena::bytes(DType::i32, {bounds.sequences + 1}) +
@@ -117,7 +132,7 @@ In Model::upload(Step& step, const Batch& batch) {
   return ids;
 }
 
-void Model::turn(Step& step) const {
+void Model::turn(Step& step, const Frequencies& frequencies) const {
   Arena& arena = step.arena;
   const int64_t tokens = step.sequences.tokens();
   const auto table = [&](const Tensor& inverse, RopeFactor factor, In& cos, In& sin) {
@@ -131,55 +146,66 @@ void Model::turn(Step& step) const {
   };
   const AttentionConfig& attention = config_.attention;
   const float magnitude = attention.rope ? config_.rope.magnitude : 1.0f;
-  table(k_frequencies_, {.scale = magnitude}, step.k_cos, step.k_sin);
+  table(frequencies.k, {.scale = magnitude}, step.k_cos, step.k_sin);
   step.q_cos = step.k_cos;
   step.q_sin = step.k_sin;
-  table(q_frequencies_,
+  table(frequencies.q,
         {.scale = magnitude * static_cast<float>(attention.q_factor),
          .log_base = static_cast<float>(attention.log_base)},
         step.q_cos, step.q_sin);
-  table(lightning_frequencies_, {.scale = config_.rope.magnitude}, step.lightning_cos,
+  table(frequencies.lightning, {.scale = config_.rope.magnitude}, step.lightning_cos,
         step.lightning_sin);
 }
 
-void Model::forward(Step& step, Cache& cache, const Batch& batch, Out logits) const {
+void Model::forward(Step& step, Step* host, Cache& cache, const Batch& batch, Out logits) const {
   SALA_CHECK(cache.page() == config_.page(), "pages of {} tokens, the model has {}", cache.page(),
              config_.page());
-  const int64_t start = step.arena.used();
-  const In ids = upload(step, batch);
-  const auto wanted = static_cast<int64_t>(batch.wanted.size());
-  const auto work = [&] { compute(step, cache, ids, batch.wanted, logits); };
-  // Where the host does nothing between two ops, a step is its shape and what was uploaded.
-  const bool repeats = (wanted == 0 || wanted == batch.count()) && !cache.managed();
-  if (step.recordings != nullptr && repeats && !step.on_blocks)
-    step.recordings->run({.tokens = batch.count(),
-                          .sequences = step.sequences.count(),
-                          .pages = step.sequences.page_table.dim[1],
+  SALA_CHECK((host != nullptr) == (host_layers_ > 0), "{} layers of the host", host_layers_);
+  const auto run = [&](Step& at, const Part& part, In before) {
+    const In ids = upload(at, batch);
+    const Out h = at.arena.take(DType::f32, {batch.count(), config_.hidden});
+    if (!before.empty())
+      at.device.write(reinterpret_cast<std::byte*>(h.as<float>()),
+                      std::as_bytes(std::span(before.as<float>(), static_cast<size_t>(h.size()))));
+    const auto work = [&] { compute(at, part, cache, ids, h, batch.wanted, logits); };
+    // Where the host does nothing between two ops, a step is its shape and what was uploaded.
+    const auto wanted = static_cast<int64_t>(batch.wanted.size());
+    const bool repeats = (wanted == 0 || wanted == batch.count()) && !cache.managed();
+    if (at.recordings != nullptr && repeats && !at.on_blocks)
+      at.recordings->run({.tokens = batch.count(),
+                          .sequences = at.sequences.count(),
+                          .pages = at.sequences.page_table.dim[1],
                           .logits = wanted},
                          work);
-  else
-    work();
+    else
+      work();
+    return h;
+  };
+  In before;
+  const int64_t start = step.arena.used(), host_start = host == nullptr ? 0 : host->arena.used();
+  if (host != nullptr) before = run(*host, {0, host_layers_, host_frequencies_}, {});
+  run(step, {host_layers_, config_.layers(), frequencies_}, before);
   step.arena.rewind(start);
+  if (host != nullptr) host->arena.rewind(host_start);
 }
 
-void Model::compute(Step& step, Cache& cache, In ids, std::span<const int32_t> wanted,
-                    Out logits) const {
+void Model::compute(Step& step, const Part& part, Cache& cache, In ids, Out h,
+                    std::span<const int32_t> wanted, Out logits) const {
   Device& device = step.device;
   Arena& arena = step.arena;
   const int64_t tokens = ids.dim[0];
-  turn(step);
-  const Out h = arena.take(DType::f32, {tokens, config_.hidden});
+  turn(step, part.frequencies);
   const Out x = arena.take(DType::f32, {tokens, config_.hidden});
   const Out y = arena.take(DType::f32, {tokens, config_.hidden});
 
-  embed(device, ids, embedding_, config_.embed_scale, h);
+  if (part.begin == 0) embed(device, ids, embedding_, config_.embed_scale, h);
   In branch{};  // the previous branch's output, added to h by the next norm
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const Layer& layer = layers_[i];
+  for (int i = part.begin; i < part.end; ++i) {
+    const Layer& layer = layers_[static_cast<size_t>(i)];
     const int64_t mark = arena.used();
     residual_norm(device, h, branch, config_.residual_scale, layer.input_norm.view(),
                   config_.norm_eps, x);
-    layer.mixer->forward(step, x, cache.layer(static_cast<int>(i)), y);
+    layer.mixer->forward(step, x, cache.layer(i), y);
     arena.rewind(mark);
     residual_norm(device, h, y, config_.residual_scale, layer.post_norm.view(), config_.norm_eps,
                   x);
@@ -189,8 +215,12 @@ void Model::compute(Step& step, Cache& cache, In ids, std::span<const int32_t> w
     arena.rewind(mark);
     branch = y;
   }
-  if (wanted.empty()) return;
-  residual_norm(device, h, branch, config_.residual_scale, final_norm_.view(), config_.norm_eps, x);
+  const bool ends = part.end == config_.layers();
+  if (ends && wanted.empty()) return;
+  // What only adds to h makes a norm, too.
+  residual_norm(device, h, branch, config_.residual_scale,
+                (ends ? final_norm_ : layers_.front().input_norm).view(), config_.norm_eps, x);
+  if (!ends) return;
   const auto count = static_cast<int64_t>(wanted.size());
   In last;
   if (wanted.back() - wanted.front() + 1 == count) {

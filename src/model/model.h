@@ -20,9 +20,12 @@ struct StepBounds {
 class Model {
  public:
   /// Takes every tensor of `source`; throws Error for one that is missing, misshapen or left over.
-  Model(const ModelConfig& config, WeightSource& source);
+  /// The embedding and the first `host_layers` layers lie in the host's memory, wherever the source
+  /// has the others.
+  Model(const ModelConfig& config, WeightSource& source, int host_layers = 0);
 
   const ModelConfig& config() const { return config_; }
+  int host_layers() const { return host_layers_; }
 
   /// Arena bytes that a step takes at most, the logits themselves not counted.
   int64_t workspace(const StepBounds& bounds) const;
@@ -33,9 +36,10 @@ class Model {
   /// The type of most weights: that of the first layer's gate and up matrices.
   WeightType type() const { return layers_.front().gate_up.type; }
 
-  /// One step: logits [batch.wanted, vocab] of the wanted tokens of the batch. The holds behind the
-  /// batch have grown; they advance when the caller says so.
-  void forward(Step& step, Cache& cache, const Batch& batch, Out logits) const;
+  /// One step: logits [batch.wanted, vocab] of the wanted tokens of the batch, where `step` is. Its
+  /// first host_layers() layers go with `host`, a step of the host that is needed where there are
+  /// such. The holds behind the batch have grown; they advance when the caller says so.
+  void forward(Step& step, Step* host, Cache& cache, const Batch& batch, Out logits) const;
 
  private:
   struct Layer {
@@ -44,20 +48,32 @@ class Model {
     Weight gate_up, down;
   };
 
+  /// Inverse frequencies of RoPE; empty where nothing is turned or scaled. q has its own where it
+  /// is scaled.
+  struct Frequencies {
+    Tensor q, k, lightning;
+  };
+  /// Layers [begin, end) of a step: those of the host, or the others.
+  struct Part {
+    int begin, end;
+    const Frequencies& frequencies;
+  };
+
+  Frequencies frequencies(WeightSource& source) const;
   /// Lays the batch out in the step's arena; gives its tokens.
   static In upload(Step& step, const Batch& batch);
   /// Makes the tables of RoPE.
-  void turn(Step& step) const;
-  /// The ops of a step.
-  void compute(Step& step, Cache& cache, In ids, std::span<const int32_t> wanted, Out logits) const;
+  void turn(Step& step, const Frequencies& frequencies) const;
+  /// The ops of a part; what its first layer adds to, and its last has added to, is h [T, hidden].
+  void compute(Step& step, const Part& part, Cache& cache, In ids, Out h,
+               std::span<const int32_t> wanted, Out logits) const;
 
   ModelConfig config_;
   Weight embedding_, head_;
   std::vector<Layer> layers_;
   Tensor final_norm_;  ///< divided by config_.logit_divisor
-  // Inverse frequencies of RoPE; empty where nothing is turned or scaled. q has its own where it is
-  // scaled.
-  Tensor q_frequencies_, k_frequencies_, lightning_frequencies_;
+  int host_layers_;
+  Frequencies host_frequencies_, frequencies_;
 };
 
 }  // namespace sala

@@ -53,7 +53,8 @@ LoadedModel BenchCommand::make_synthetic() const {
   made.files.weights.parallel = [&](int64_t count, const std::function<void(int64_t)>& work) {
     pool.run(count, [&](int64_t i, int) { work(i); });
   };
-  made.model = std::make_unique<Model>(made.files.config, made.files.weights);
+  made.model = std::make_unique<Model>(made.files.config, made.files.weights,
+                                       host_layers(made.files.config, run));
   made.files.weights.parallel = {};
   return made;
 }

@@ -55,6 +55,10 @@ void ModelOptions::add_to(CLI::App& command) {
       .add_option("--backend", backend,
                   "cpu; cuda, or cuda:N for GPU number N; reference: plain loops in double")
       ->capture_default_str();
+  command
+      .add_option("--gpu-layers", gpu_layers,
+                  "layers that a GPU has, the last ones; the CPU has the others [default: all]")
+      ->check(CLI::Range(0, 1 << 16));
   command.add_option("--threads", threads, "threads; 0 takes every core")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
@@ -91,6 +95,7 @@ RunOptions ModelOptions::run_options() const {
         "--backend is \"{}\"; expected cpu, reference, cuda or cuda: and a GPU's number", backend));
   run.backend = backend;
   run.threads = threads;
+  run.gpu_layers = gpu_layers;
   run.chunk = chunk;
   run.kv_memory = kv_memory;
   run.cache_ram = cache_ram;
@@ -125,7 +130,8 @@ LoadedModel load_model(const ModelOptions& options, OpenText text) {
   loaded.files.weights.parallel = [&](int64_t count, const std::function<void(int64_t)>& work) {
     pool.run(count, [&](int64_t i, int) { work(i); });
   };
-  loaded.model = std::make_unique<Model>(loaded.files.config, loaded.files.weights);
+  loaded.model = std::make_unique<Model>(loaded.files.config, loaded.files.weights,
+                                         host_layers(loaded.files.config, run));
   loaded.files.weights.progress = {};
   loaded.files.weights.parallel = {};
   loaded.load_seconds =

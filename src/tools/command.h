@@ -19,7 +19,7 @@ KvType kv_type(const std::string& name);
 struct ModelOptions {
   std::string model{};
   std::string backend = "cpu", compute, kv, sparse = "always";
-  int threads = 0;
+  int threads = 0, gpu_layers = -1;
   int chunk = 512;
   int64_t kv_memory = -1, cache_ram = 0, cache_disk = -1;  ///< bytes, as in RunOptions
   std::string cache_dir{};

@@ -111,7 +111,6 @@ void WeightSource::run_in_slices(int64_t stored, int64_t count,
   }
 }
 
-/// The same matrix where the model's tensors lie. The host's bytes go.
 Weight WeightSource::placed(Weight weight) const {
   if (memory == nullptr || memory->of_host() || weight.data == nullptr) return weight;
   const std::span bytes(weight.data, static_cast<size_t>(weight.bytes()));

@@ -64,6 +64,8 @@ class WeightSource {
 
   /// A vector of n values as f32, divided by `divisor`. Stored as F32, F16 or BF16.
   Tensor take_vector(const std::string& name, int64_t n, float divisor = 1.0f);
+  /// The same matrix where the model's tensors lie.
+  Weight placed(Weight weight) const;
   /// What a model knows without a file, where its tensors lie.
   Tensor constant(std::span<const float> values);
   /// A matrix [rows, cols] of a linear map, packed in the narrowest type that holds what is stored
@@ -90,7 +92,6 @@ class WeightSource {
 
   const StoredTensor& take(const std::string& name, std::initializer_list<int64_t> shape);
   std::optional<Weight> take_packed(const std::string& parts, int64_t rows, int64_t cols);
-  Weight placed(Weight weight) const;
   Weight take_random(const std::string& parts, int64_t rows, int64_t cols, bool paired);
   Weight pack_parts(const std::string& names, std::span<const Part> parts, int64_t rows,
                     int64_t cols, bool paired);
