@@ -204,7 +204,8 @@ void Engine::advance() {
                     .tokens = std::span(job->text).subspan(static_cast<size_t>(job->hold->length()),
                                                            static_cast<size_t>(tokens)),
                     .logits = logits,
-                    .prompt = job->prompt});
+                    .prompt = job->prompt,
+                    .draw = job->every_logit ? std::nullopt : task.writer.draw()});
   }
   const auto planned = Clock::now();
   now_.schedule_seconds += seconds(planned - start);
@@ -215,13 +216,14 @@ void Engine::advance() {
   scheduler_.commit(parts);
   int64_t row = 0;
   for (const Scheduler::Part& part : parts) {
-    hear(part, sala::rows(all, row, part.logits));
+    const int drawn = part.logits == 1 ? runner_.drawn()[static_cast<size_t>(row)] : kNoToken;
+    hear(part, sala::rows(all, row, part.logits), drawn);
     row += part.logits;
   }
   now_.sample_seconds += seconds(Clock::now() - computed);
 }
 
-void Engine::hear(const Scheduler::Part& part, In logits) {
+void Engine::hear(const Scheduler::Part& part, In logits, int drawn) {
   Job& job = *part.job;
   Task& task = tasks_.at(job.id);
   const int64_t now = job.hold->length(), before = now - part.tokens;
@@ -232,7 +234,7 @@ void Engine::hear(const Scheduler::Part& part, In logits) {
     if (task.request.on_read && before < job.prompt && now == job.prompt)
       task.request.on_read(runner_, *job.hold);
     // A reply goes on when all of its text has been read; after a preemption that takes steps.
-    if (part.logits > 0 && now == std::ssize(job.text)) write(task, job, logits, event);
+    if (part.logits > 0 && now == std::ssize(job.text)) write(task, job, logits, drawn, event);
   } catch (const Error& e) {
     event.error = e.what();
   }
@@ -258,12 +260,12 @@ void Engine::hear_prompt(Task& task, Job& job, int64_t before, In logits, ReplyE
   }
 }
 
-void Engine::write(Task& task, Job& job, In logits, ReplyEvent& event) {
+void Engine::write(Task& task, Job& job, In logits, int drawn, ReplyEvent& event) {
   if (task.first_token == Clock::time_point{}) task.first_token = Clock::now();
   if (!task.writer.finish()) {
     const int64_t last = logits.dim[0] - 1;
     Writer::Piece piece =
-        task.writer.next({logits.row<float>(last), static_cast<size_t>(logits.dim[1])});
+        task.writer.next({logits.row<float>(last), static_cast<size_t>(logits.dim[1])}, drawn);
     if (piece.token) {
       event.tokens.push_back(*piece.token);
       job.text.push_back(*piece.token);

@@ -87,9 +87,9 @@ class Engine {
   void step();
   void advance();
   void take_in();
-  void hear(const Scheduler::Part& part, In logits);
+  void hear(const Scheduler::Part& part, In logits, int drawn);
   void hear_prompt(Task& task, Job& job, int64_t before, In logits, ReplyEvent& event);
-  void write(Task& task, Job& job, In logits, ReplyEvent& event);
+  void write(Task& task, Job& job, In logits, int drawn, ReplyEvent& event);
   void end(uint64_t id, ReplyEvent event);
   void publish();
   bool awake() const SALA_REQUIRES(mutex_);

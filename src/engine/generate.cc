@@ -71,8 +71,11 @@ class Reply {
     Runner::Row row{.hold = hold_,
                     .tokens = {&result_.tokens.back(), 1},
                     .logits = 1,
-                    .prompt = static_cast<int64_t>(prompt_.size())};
-    keep(runner_.step({&row, 1}));
+                    .prompt = static_cast<int64_t>(prompt_.size()),
+                    .draw = writer_.draw()};
+    const In logits = runner_.step({&row, 1});
+    drawn_ = runner_.drawn()[0];
+    if (drawn_ == kNoToken) keep(logits);
     ++result_.reply_steps;
   }
 
@@ -80,7 +83,7 @@ class Reply {
     while (!writer_.finish()) {
       if (cancelled()) return;
       if (!result_.tokens.empty()) feed_last();
-      Writer::Piece piece = writer_.next(logits_);
+      Writer::Piece piece = writer_.next(logits_, drawn_);
       if (piece.token) result_.tokens.push_back(*piece.token);
       if (piece.logprobs) result_.logprobs.push_back(std::move(*piece.logprobs));
       emit(piece.text);
@@ -98,7 +101,8 @@ class Reply {
   std::span<const int> prompt_;
   const GenerateOptions& options_;
   Writer writer_;
-  std::vector<float> logits_;
+  std::vector<float> logits_;  ///< of the next token, unless it is drawn
+  int drawn_ = kNoToken;
   Generation result_;
 };
 

@@ -179,7 +179,10 @@ Runner::Runner(const Model& model, Device& device, const RunOptions& options)
     host_ = open_cpu(options.threads);
     host_arena_.emplace(*host_, model.workspace(bounds(model, options)));
   }
-  if (!device.of_host()) host_logits_ = Tensor(DType::f32, {options.logits, model.config().vocab});
+  if (device.of_host()) return;
+  host_logits_ = Tensor(DType::f32, {options.logits, model.config().vocab});
+  draws_ = Tensor(device, DType::u8, {options.logits, int64_t{sizeof(SampleRow)}});
+  draws_tokens_ = Tensor(device, DType::i32, {options.logits});
 }
 
 In Runner::step(std::span<Row> rows) {
@@ -218,12 +221,51 @@ In Runner::step(std::span<Row> rows) {
     model_.forward(step, &host, cache_, batch, logits);
   }
   for (Row& row : rows) row.hold.advance(static_cast<int64_t>(row.tokens.size()));
+  drawn_.assign(static_cast<size_t>(wanted), kNoToken);
   if (device_.of_host()) return logits;
-  const Out read = sala::rows(host_logits_.view(), 0, wanted);
-  device_.read(
-      std::as_writable_bytes(std::span(read.as<float>(), static_cast<size_t>(read.size()))),
-      reinterpret_cast<const std::byte*>(logits.as<float>()));
-  return read;
+  draw(rows, logits);
+  read_logits(logits);
+  return sala::rows(host_logits_.view(), 0, wanted);
+}
+
+/// Draws the tokens of all rows where somebody has asked for one: a greedy one costs next to
+/// nothing.
+void Runner::draw(std::span<const Row> rows, In logits) {
+  if (device_.ops.sample == nullptr) return;
+  std::vector<SampleRow> draws(drawn_.size());
+  std::vector<bool> asked(drawn_.size(), false);
+  size_t next = 0;
+  for (const Row& row : rows) {
+    next += static_cast<size_t>(row.logits);
+    if (row.logits != 1 || !row.draw) continue;
+    draws[next - 1] = *row.draw;
+    asked[next - 1] = true;
+  }
+  if (std::ranges::count(asked, true) == 0) return;
+  const auto count = static_cast<int64_t>(draws.size());
+  const Out at = sala::rows(draws_.view(), 0, count),
+            tokens = sala::rows(draws_tokens_.view(), 0, count);
+  device_.write(reinterpret_cast<std::byte*>(at.as<uint8_t>()), std::as_bytes(std::span(draws)));
+  sample(device_, logits, at, tokens);
+  device_.read(std::as_writable_bytes(std::span(drawn_)),
+               reinterpret_cast<const std::byte*>(tokens.as<int32_t>()));
+  for (size_t i = 0; i < drawn_.size(); ++i)
+    if (!asked[i]) drawn_[i] = kNoToken;
+}
+
+/// Brings the rows whose token was not drawn to the host.
+void Runner::read_logits(In logits) {
+  const Out to = host_logits_.view();
+  const auto is_read = [&](size_t i) { return drawn_[i] == kNoToken; };
+  for (size_t begin = 0, end = 0; begin < drawn_.size(); begin = end) {
+    end = begin + 1;
+    while (end < drawn_.size() && is_read(end) == is_read(begin)) ++end;
+    if (!is_read(begin)) continue;
+    const auto row = static_cast<int64_t>(begin);
+    const size_t floats = (end - begin) * static_cast<size_t>(logits.dim[1]);
+    device_.read(std::as_writable_bytes(std::span(to.row<float>(row), floats)),
+                 reinterpret_cast<const std::byte*>(logits.row<float>(row)));
+  }
 }
 
 bool Runner::read(Hold& hold, std::span<const int> text, const Reading& how) {

@@ -85,10 +85,16 @@ class Runner {
     std::span<const int> tokens;
     int64_t logits = 0;  ///< how many of its last tokens' logits are wanted
     int64_t prompt = 0;  ///< length of its whole prompt (policy `hf`)
+    /// How the token behind its last is drawn, where the device can: then its only logits stay
+    /// there.
+    std::optional<SampleRow> draw{};
   };
   /// Feeds the next tokens of some sequences; gives the wanted logits [sum of logits, vocab], valid
-  /// until the next step.
+  /// until the next step. Rows that drawn() has a token for are not there.
   In step(std::span<Row> rows);
+  /// The tokens that the device has drawn in the last step, [sum of logits]; kNoToken where there
+  /// are logits to be read.
+  std::span<const int32_t> drawn() const { return drawn_; }
 
   /// How a text is read.
   struct Reading {
@@ -105,6 +111,9 @@ class Runner {
   OnBlocks on_blocks;
 
  private:
+  void draw(std::span<const Row> rows, In logits);
+  void read_logits(In logits);
+
   const Model& model_;
   Device& device_;
   RunOptions options_;
@@ -113,8 +122,10 @@ class Runner {
   std::optional<Arena> host_arena_;
   Cache cache_;
   Arena arena_;
-  Tensor logits_;       ///< where the device writes them
-  Tensor host_logits_;  ///< empty where that is the host's memory
+  Tensor logits_;                ///< where the device writes them
+  Tensor host_logits_;           ///< empty where that is the host's memory
+  Tensor draws_, draws_tokens_;  ///< SampleRow and token of each row, with the device
+  std::vector<int32_t> drawn_;
   std::unique_ptr<Recordings> recordings_;
 };
 

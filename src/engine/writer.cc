@@ -28,9 +28,13 @@ Writer::Writer(const Tokenizer& tokenizer, std::span<const int> prompt, int64_t 
   if (options_.limit <= 0) finish_ = Finish::length;
 }
 
-Writer::Piece Writer::next(std::span<const float> logits) {
+std::optional<SampleRow> Writer::draw() const {
+  return options_.logprobs >= 0 ? std::nullopt : sampler_.row();
+}
+
+Writer::Piece Writer::next(std::span<const float> logits, int drawn) {
   SALA_CHECK(!finish_, "the reply is over");
-  const int token = sampler_.sample(logits);
+  const int token = drawn == kNoToken ? sampler_.sample(logits) : drawn;
   if (std::ranges::find(options_.stop, token) != options_.stop.end()) {
     finish_ = Finish::stop;
     return {};

@@ -43,9 +43,11 @@ class Writer {
     std::optional<Logprobs> logprobs;  ///< of the token, where asked for
     std::string text;                  ///< whole characters that no stop string can take back
   };
-  /// The next token from its logits [vocab]. The reply must not be over. Throws Error for logits
-  /// that are no numbers.
-  Piece next(std::span<const float> logits);
+  /// How the next token is to be drawn by who has the logits; nothing where the writer wants them.
+  std::optional<SampleRow> draw() const;
+  /// The next token: `drawn` as draw() said, or kNoToken and then from its logits [vocab]. The
+  /// reply must not be over. Throws Error for logits that are no numbers.
+  Piece next(std::span<const float> logits, int drawn = kNoToken);
 
   /// Why the reply is over, once it is.
   std::optional<Finish> finish() const { return finish_; }

@@ -346,7 +346,8 @@ inline std::unique_ptr<Device> waiting(std::unique_ptr<Device> device) {
                  .compress_keys = Waiting<&cuda::compress_keys>::op,
                  .block_select = Waiting<&cuda::block_select>::op,
                  .attention = Waiting<&cuda::attention>::op,
-                 .lightning = Waiting<&cuda::lightning>::op};
+                 .lightning = Waiting<&cuda::lightning>::op,
+                 .sample = Waiting<&cuda::sample>::op};
   return device;
 }
 
