@@ -58,7 +58,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) normalise_windows(SelectCall call) {
   auto& s = shared<ScoreShared>();
   const Query query = query_of(call, blockIdx.x);
-  const int32_t windows = visible_windows(call.coarse, query.position);
+  const int32_t windows = call.coarse.visible(query.position);
   const auto first = static_cast<int32_t>(blockIdx.y) * kTileWindows;
   if (!query.scored || first >= windows) return;  // the whole block
   const int32_t b = call.step.sequence_of(query.t);
@@ -89,26 +89,69 @@ __global__ void __launch_bounds__(kThreads) normalise_windows(SelectCall call) {
         if (s.normalisers[w][thread].sum == 0.0f) break;  // a warp without a window
         merge(whole, s.normalisers[w][thread]);
       }
-      call.normaliser(blockIdx.x, blockIdx.y)[head + thread] = whole;
+      call.parts_of(blockIdx.x, head + thread)[blockIdx.y] = whole;
     }
   }
+}
+
+struct MergeShared {
+  float factors[kWarps][kWarpThreads], sums[kWarps][kWarpThreads];
+};
+
+/// Merges the tiles of a query's coarse windows, left to right: a warp has one head, a lane a tile.
+/// Only the sum goes from tile to tile; what it is multiplied by follows from the largest scores up
+/// to each tile, which lanes find together.
+__global__ void __launch_bounds__(kThreads) merge_tiles(SelectCall call) {
+  auto& s = shared<MergeShared>();
+  constexpr float kNone = -std::numeric_limits<float>::infinity();
+  const Query query = query_of(call, blockIdx.x);
+  const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
+  const int32_t head = static_cast<int32_t>(blockIdx.y) * kWarps + warp;
+  if (!query.scored || head >= call.group) return;  // the whole warp
+  const int32_t tiles = (call.coarse.visible(query.position) + kTileWindows - 1) / kTileWindows;
+  const Normaliser* parts = call.parts_of(blockIdx.x, head);
+  float largest = kNone, sum = 0;
+  for (int32_t first = 0; first < tiles; first += kWarpThreads) {
+    const Normaliser part =
+        first + lane < tiles ? parts[first + lane] : Normaliser{.largest = kNone, .sum = 0};
+    float through = part.largest;
+    for (int delta = 1; delta < kWarpThreads; delta *= 2) {
+      const float other = __shfl_up_sync(kAllLanes, through, delta);
+      if (lane >= delta) through = fmaxf(through, other);
+    }
+    through = fmaxf(through, largest);
+    const float left = __shfl_up_sync(kAllLanes, through, 1);
+    const float before = lane == 0 ? largest : left;
+    s.factors[warp][lane] = exp2f(before - through);
+    s.sums[warp][lane] = part.sum * exp2f(part.largest - through);
+    __syncwarp();
+    const int32_t count = tiles - first < kWarpThreads ? tiles - first : kWarpThreads;
+    for (int32_t i = 0; i < count; ++i) sum = fmaf(sum, s.factors[warp][i], s.sums[warp][i]);
+    largest = warp_max(through);
+    __syncwarp();
+  }
+  // Without a coarse window no vote is cast.
+  if (lane == 0)
+    call.wholes[static_cast<int64_t>(blockIdx.x) * call.group + head] =
+        tiles > 0 ? Normaliser{.largest = largest, .sum = 1.0f / sum}
+                  : Normaliser{.largest = std::numeric_limits<float>::max(), .sum = 0};
 }
 
 /// A block of threads ranks tile blockIdx.y of the blocks of one query and kv head, a thread a
 /// window: theirs and the one before them.
 template <class T>
-__global__ void __launch_bounds__(kThreads, 1) rank_blocks(SelectCall call) {
+__global__ void __launch_bounds__(kThreads, 1) rank_blocks(SelectCall call, int32_t tile_blocks) {
   auto& s = shared<ScoreShared>();
   const Query query = query_of(call, blockIdx.x);
-  const auto first = static_cast<int32_t>(blockIdx.y) * call.tile_blocks;
+  const auto first = static_cast<int32_t>(blockIdx.y) * tile_blocks;
   if (!query.scored || first >= query.blocks) return;  // the whole block
-  const int32_t count =
-      query.blocks - first < call.tile_blocks ? query.blocks - first : call.tile_blocks;
+  const int32_t count = query.blocks - first < tile_blocks ? query.blocks - first : tile_blocks;
   const int32_t b = call.step.sequence_of(query.t);
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < count) s.best[thread] = 0;
-  const int32_t per_block = call.windows_per_block();
-  const int32_t windows = visible_windows(call.fine, query.position);
+  const int32_t per_block = call.block_windows;
+  const int32_t windows = call.fine.visible(query.position);
   const int32_t end = (first + count) * per_block < windows ? (first + count) * per_block : windows;
   for (int32_t from = first * per_block - 1; from < end; from += kThreads) {
     const int32_t j = from + thread;
@@ -119,7 +162,7 @@ __global__ void __launch_bounds__(kThreads, 1) rank_blocks(SelectCall call) {
       __syncthreads();
       load_queries(call, query, head, rows, s.q);
       if (thread < rows)
-        s.normalisers[0][thread] = whole_normaliser(call, blockIdx.x, query, head + thread);
+        s.normalisers[0][thread] = whole_normaliser(call, blockIdx.x, head + thread);
       __syncthreads();
       if (!seen) continue;
       float scores[kTileHeads];
@@ -131,7 +174,7 @@ __global__ void __launch_bounds__(kThreads, 1) rank_blocks(SelectCall call) {
           vote =
               fmaf(exp2f(scores[h] - s.normalisers[0][h].largest), s.normalisers[0][h].sum, vote);
     }
-    if (seen) cast_vote(s.best, first, count, per_block, j, vote);
+    if (seen) cast_vote(call, s.best, first, count, j, vote);
   }
   __syncthreads();
   if (thread < count)
@@ -246,8 +289,10 @@ void score_any(Device& device, const SelectCall& call) {
   const int64_t items = call.tokens * call.pages.kv_heads;
   launch(device, {.x = items, .y = call.coarse_tiles}, kThreads, sizeof(ScoreShared),
          normalise_windows<T>, call);
-  launch(device, {.x = items, .y = (call.most_blocks + call.tile_blocks - 1) / call.tile_blocks},
-         kThreads, sizeof(ScoreShared), rank_blocks<T>, call);
+  merge_normalisers(device, call);
+  const int32_t tile_blocks = call.blocks_of(kTileWindows);
+  launch(device, {.x = items, .y = (call.most_blocks + tile_blocks - 1) / tile_blocks}, kThreads,
+         sizeof(ScoreShared), rank_blocks<T>, call, tile_blocks);
 }
 
 /// Scores and chooses for the call's tokens.
@@ -265,11 +310,19 @@ void select_tokens(Device& device, const SelectCall& call) {
 
 }  // namespace
 
+void merge_normalisers(Device& device, const SelectCall& call) {
+  launch(device, {.x = call.tokens * call.pages.kv_heads, .y = (call.group + kWarps - 1) / kWarps},
+         kThreads, sizeof(MergeShared), merge_tiles, call);
+}
+
 void block_select(Device& device, const Sequences& sequences, In q, const KvPages& pages,
                   const CompressedKeys& fine, const CompressedKeys& coarse,
                   const Selection& selection, In sparse, Out lists, Out counts) {
   constexpr int64_t kMostRanks = int64_t{64} << 20;  // bytes
-  SelectCall call{.step = step_tokens(sequences), .pages = pages, .fine = fine, .coarse = coarse};
+  SelectCall call{.step = step_tokens(sequences),
+                  .pages = pages,
+                  .fine = Level(fine, pages.page),
+                  .coarse = Level(coarse, pages.page)};
   call.q = q.as<float>();
   call.q_stride = q.stride[0];
   call.sparse = sparse.as<uint8_t>();
@@ -284,17 +337,21 @@ void block_select(Device& device, const Sequences& sequences, In q, const KvPage
   call.init_blocks = selection.init_blocks;
   call.local_blocks = selection.local_blocks;
   call.top = selection.top;
+  call.block_windows = pages.page / fine.stride;
+  call.by_block = Divisor(call.block_windows);
   const int64_t width = sequences.page_table.dim[1];
   call.most_blocks = static_cast<int32_t>(width);
   call.coarse_tiles =
       static_cast<int32_t>((coarse.windows(width * pages.page) + kTileWindows - 1) / kTileWindows);
-  call.tile_blocks = std::max(1, (kTileWindows - 1) / call.windows_per_block());
   // Long tables take a step in parts whose ranks lie in bounded memory.
   const int64_t most = std::max<int64_t>(1, kMostRanks / (4 * pages.kv_heads * width));
   const int64_t tokens = std::min(most, sequences.tokens());
-  call.normalisers = reinterpret_cast<Normaliser*>(
-      self(device).scratch(0, tokens * pages.kv_heads * call.coarse_tiles * call.group *
-                                  static_cast<int64_t>(sizeof(Normaliser))));
+  const auto normalisers = [&](int lane, int64_t count) {
+    return reinterpret_cast<Normaliser*>(
+        self(device).scratch(lane, count * call.group * static_cast<int64_t>(sizeof(Normaliser))));
+  };
+  call.parts = normalisers(0, tokens * pages.kv_heads * call.coarse_tiles);
+  call.wholes = normalisers(2, tokens * pages.kv_heads);
   call.ranks =
       reinterpret_cast<uint32_t*>(self(device).scratch(1, tokens * pages.kv_heads * width * 4));
   for (int64_t first = 0; first < sequences.tokens(); first += tokens) {

@@ -14,7 +14,7 @@ constexpr int kThreads = kWarps * kWarpThreads;
 constexpr int kTiles = kTileWindows / 8 / kWarps;  // of 8 windows, for a warp
 
 struct SelectShared {
-  Normaliser normalisers[kWarps][kTileHeads];  ///< coarse: of each warp; fine: row 0, of all
+  Normaliser normalisers[kWarps][kTileHeads];  ///< of each warp
   uint32_t best[kTileWindows];
 };
 
@@ -46,8 +46,8 @@ struct QueryFragments {
 /// scores [16 heads][8 windows from j on] in the fragments of mma.sync; `end` is the first window
 /// that is not read.
 template <int kDim>
-__device__ inline void multiply(const SelectCall& call, const CompressedKeys& keys, int32_t b,
-                                int64_t g, const QueryFragments<kDim>& q, int32_t j, int32_t end,
+__device__ inline void multiply(const SelectCall& call, const Level& keys, int32_t b, int64_t g,
+                                const QueryFragments<kDim>& q, int32_t j, int32_t end,
                                 float (&scores)[4]) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
   const int32_t mine = j + lane / 4;
@@ -75,7 +75,7 @@ template <int kDim>
 __global__ void __launch_bounds__(kThreads) normalise_tile(SelectCall call) {
   auto& s = shared<SelectShared>();
   const Query query = query_of(call, blockIdx.x);
-  const int32_t windows = visible_windows(call.coarse, query.position);
+  const int32_t windows = call.coarse.visible(query.position);
   const auto first = static_cast<int32_t>(blockIdx.y) * kTileWindows;
   if (!query.scored || first >= windows) return;  // the whole block
   const int32_t b = call.step.sequence_of(query.t);
@@ -114,31 +114,29 @@ __global__ void __launch_bounds__(kThreads) normalise_tile(SelectCall call) {
     Normaliser whole = s.normalisers[0][thread];
     for (int w = 1; w < kWarps && first + w * kTiles * 8 < windows; ++w)
       merge(whole, s.normalisers[w][thread]);
-    call.normaliser(blockIdx.x, blockIdx.y)[thread] = whole;
+    call.parts_of(blockIdx.x, thread)[blockIdx.y] = whole;
   }
 }
 
 /// A block of threads ranks tile blockIdx.y of the blocks of one query and kv head: a warp scores
 /// 32 windows at a time, theirs and the one before them, and adds up the votes of the heads.
 template <int kDim>
-__global__ void __launch_bounds__(kThreads) rank_tile(SelectCall call) {
+__global__ void __launch_bounds__(kThreads) rank_tile(SelectCall call, int32_t tile_blocks) {
   auto& s = shared<SelectShared>();
   const Query query = query_of(call, blockIdx.x);
-  const auto first = static_cast<int32_t>(blockIdx.y) * call.tile_blocks;
+  const auto first = static_cast<int32_t>(blockIdx.y) * tile_blocks;
   if (!query.scored || first >= query.blocks) return;  // the whole block
-  const int32_t count =
-      query.blocks - first < call.tile_blocks ? query.blocks - first : call.tile_blocks;
+  const int32_t count = query.blocks - first < tile_blocks ? query.blocks - first : tile_blocks;
   const int32_t b = call.step.sequence_of(query.t);
   const int thread = static_cast<int>(threadIdx.x);
   const int warp = thread / kWarpThreads, lane = thread % kWarpThreads;
   if (thread < count) s.best[thread] = 0;
-  if (thread < kTileHeads)
-    s.normalisers[0][thread] = whole_normaliser(call, blockIdx.x, query, thread);
   const QueryFragments<kDim> q(call, query);
   __syncthreads();
-  const Normaliser low = s.normalisers[0][lane / 4], high = s.normalisers[0][lane / 4 + 8];
-  const int32_t per_block = call.windows_per_block();
-  const int32_t windows = visible_windows(call.fine, query.position);
+  const Normaliser low = whole_normaliser(call, blockIdx.x, lane / 4);
+  const Normaliser high = whole_normaliser(call, blockIdx.x, lane / 4 + 8);
+  const int32_t per_block = call.block_windows;
+  const int32_t windows = call.fine.visible(query.position);
   const int32_t end = (first + count) * per_block < windows ? (first + count) * per_block : windows;
   for (int32_t j = first * per_block - 1 + warp * 8; j < end; j += kWarps * 8) {
     float scores[4];
@@ -151,7 +149,7 @@ __global__ void __launch_bounds__(kThreads) rank_tile(SelectCall call) {
         vote += __shfl_xor_sync(kAllLanes, vote, mask);
       const int32_t window = j + lane % 4 * 2 + k;
       if (lane < 4 && window >= 0 && window < end)
-        cast_vote(s.best, first, count, per_block, window, vote);
+        cast_vote(call, s.best, first, count, window, vote);
     }
   }
   __syncthreads();
@@ -165,12 +163,14 @@ void score_dim(Device& device, const SelectCall& call) {
   const int64_t items = call.tokens * call.pages.kv_heads;
   launch(device, {.x = items, .y = call.coarse_tiles}, kThreads, sizeof(SelectShared),
          normalise_tile<kDim>, call);
-  launch(device, {.x = items, .y = (call.most_blocks + call.tile_blocks - 1) / call.tile_blocks},
-         kThreads, sizeof(SelectShared), rank_tile<kDim>, call);
+  merge_normalisers(device, call);
+  const int32_t tile_blocks = call.blocks_of(kTileWindows);
+  launch(device, {.x = items, .y = (call.most_blocks + tile_blocks - 1) / tile_blocks}, kThreads,
+         sizeof(SelectShared), rank_tile<kDim>, call, tile_blocks);
 }
 
-bool aligned(const CompressedKeys& keys) {
-  return keys.field.stride % 16 == 0 && reinterpret_cast<uintptr_t>(keys.field.data) % 16 == 0;
+bool aligned(const Level& level) {
+  return level.page_stride % 16 == 0 && reinterpret_cast<uintptr_t>(level.data) % 16 == 0;
 }
 
 }  // namespace
