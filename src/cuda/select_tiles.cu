@@ -54,16 +54,22 @@ struct QueryFragments {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int head = lane / 4 + 8 * i;
+      const bool there = active && head < call.group;
       const float* x =
           call.q + query.t * call.q_stride + (query.g * call.group + head) * kDim + lane % 4 * 8;
+      float values[kDim / 4];
+#pragma unroll
+      for (float& value : values) value = 0;
+      if (there) {
+#pragma unroll
+        for (int c = 0; c < kDim / 4; ++c) values[c] = x[c / 8 * 32 + c % 8] * call.scale;
+      }
 #pragma unroll
       for (int step = 0; step < kDim / 16; ++step)
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int c = step / 2 * 32 + step % 2 * 4 + half * 2;
+        for (int half = 0; half < 2; ++half)
           at[step][half * 2 + i] =
-              active && head < call.group ? pack_bf16(x[c] * call.scale, x[c + 1] * call.scale) : 0;
-        }
+              pack_bf16(values[4 * step + 2 * half], values[4 * step + 2 * half + 1]);
     }
   }
 };
@@ -109,14 +115,17 @@ __device__ inline void copy_chunk(const SelectCall& call, const Level& level, in
                                   int32_t j, int32_t end, std::byte* to) {
   const int thread = static_cast<int>(threadIdx.x) % kCopiers;
 #pragma unroll
-  for (int i = thread / 4; i < kChunk; i += kCopiers / 4) {
+  for (int pass = 0; pass < kChunk * 4 / kCopiers; ++pass) {
+    const int i = pass * kCopiers / 4 + thread / 4;
     const bool there = j + i >= 0 && j + i < end;
     const auto* key =
         there ? reinterpret_cast<const std::byte*>(window_key<uint16_t>(call, level, b, g, j + i))
               : level.data;
 #pragma unroll
-    for (int c = thread % 4 * 16; c < kDim * 2; c += 64)
-      copy_async(to + i * kKeyBytes<kDim> + c, key + c, there);
+    for (int c = 0; c < kDim / 32; ++c) {
+      const int at = c * 64 + thread % 4 * 16;
+      copy_async(to + i * kKeyBytes<kDim> + at, key + at, there);
+    }
   }
 }
 
@@ -210,7 +219,7 @@ __device__ inline Normaliser normaliser_of(float (&scores)[kSlices][4], int i, i
 /// A block of threads takes coarse windows of its queries and kv head: tile blockIdx.y of one
 /// query, or kWide tiles of several.
 template <int kDim, int kQueries>
-__global__ void __launch_bounds__(kThreads) normalise_tile(SelectCall call) {
+__global__ void __launch_bounds__(kThreads, kQueries == 1 ? 1 : 4) normalise_tile(SelectCall call) {
   auto& s = shared<NormaliseShared<kDim, kQueries>>();
   constexpr int32_t kWindows = kTileWindows * (kQueries == 1 ? 1 : kWide);
   const Tile<kQueries> tile(call);
@@ -287,7 +296,8 @@ __device__ inline float sum_votes(const float (&votes)[kSlices][2]) {
 /// kTileWindows: each chunk of their windows and the one before them is scored, the votes of the
 /// heads are added up.
 template <int kDim, int kQueries>
-__global__ void __launch_bounds__(kThreads) rank_tile(SelectCall call, int32_t tile_blocks) {
+__global__ void __launch_bounds__(kThreads, kQueries == 1 ? 1 : 4)
+    rank_tile(SelectCall call, int32_t tile_blocks) {
   auto& s = shared<RankShared<kDim, kQueries>>();
   const Tile<kQueries> tile(call);
   const Query& query = tile.query;
