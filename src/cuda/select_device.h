@@ -7,16 +7,16 @@
 #include "ops/attention.h"
 #include "ops/pages.h"
 
-/// What the kernels of block_select share. A query and kv head goes through three launches: the
-/// softmax of its coarse windows, tile by tile; the votes of its fine windows, pooled to a rank for
-/// each block; the choice. Scores are in units of log2(e). Windows lie in tiles at absolute
-/// indices, so that a query's list depends on that query alone.
+/// What the kernels of block_select share. A query and kv head goes through four launches: the
+/// softmax of its coarse windows, tile by tile; that of all tiles; the votes of its fine windows,
+/// pooled to a rank for each block; the choice. Scores are in units of log2(e). Windows lie in
+/// tiles at absolute indices, so that a query's list depends on that query alone.
 namespace sala::cuda {
 
 inline constexpr int kTileWindows = 128;
 inline constexpr int kTileHeads = 16;
 
-/// The softmax of some coarse windows for one head.
+/// The softmax of some coarse windows for one head; of all of them, with the inverse of the sum.
 struct Normaliser {
   float largest, sum;
 };
@@ -29,11 +29,53 @@ __device__ inline void merge(Normaliser& whole, const Normaliser& part) {
   whole.largest = largest;
 }
 
+/// n / divisor as a product, for 0 <= n < 2^31.
+struct Divisor {
+  uint32_t multiplier = 0;
+  int32_t shift = 0;
+
+  Divisor() = default;
+  explicit Divisor(int32_t divisor)
+      : shift(31 + std::bit_width(static_cast<uint32_t>(divisor) - 1)) {
+    multiplier = static_cast<uint32_t>((uint64_t{1} << shift) / static_cast<uint32_t>(divisor) + 1);
+  }
+  constexpr int32_t quotient(int32_t n) const {
+    return static_cast<int32_t>(uint64_t{static_cast<uint32_t>(n)} * multiplier >> shift);
+  }
+};
+
+/// A level of compressed keys as kernels take it: CompressedKeys without a division.
+struct Level {
+  const std::byte* data = nullptr;
+  int64_t page_stride = 0;  ///< bytes
+  int32_t size = 0, stride = 0, page = 0, capacity = 0;
+  Divisor by_stride, by_page;
+
+  Level(const CompressedKeys& keys, int tokens)
+      : data(keys.field.data),
+        page_stride(keys.field.stride),
+        size(keys.size),
+        stride(keys.stride),
+        page(tokens),
+        capacity(keys.capacity(tokens)),
+        by_stride(keys.stride),
+        by_page(tokens) {}
+  constexpr int32_t page_of(int32_t j) const { return by_page.quotient(j * stride + size - 1); }
+  constexpr int32_t first_window(int32_t index) const {
+    const int32_t token = index * page - size + 1;
+    return token <= 0 ? 0 : by_stride.quotient(token + stride - 1);
+  }
+  /// Windows that a query at `position` sees.
+  constexpr int32_t visible(int32_t position) const {
+    return position + 1 < size ? 0 : by_stride.quotient(position + 1 - size) + 1;
+  }
+};
+
 /// One call of the op, or the part of it whose tokens begin at first_token.
 struct SelectCall {
   StepTokens step;
   KvPages pages;
-  CompressedKeys fine, coarse;
+  Level fine, coarse;
   const float* q = nullptr;
   const uint8_t* sparse = nullptr;
   int32_t* lists = nullptr;
@@ -44,19 +86,24 @@ struct SelectCall {
   bool rounds = false;  ///< q enters its products in bf16
   int32_t group = 0;    ///< heads of a kv head
   int32_t init_blocks = 0, local_blocks = 0, top = 0;
-  int32_t most_blocks = 0;            ///< of a query: the width of the page table
-  int32_t coarse_tiles = 0;           ///< of a query, at most
-  int32_t tile_blocks = 0;            ///< whose windows fill a tile of the fine ones
-  Normaliser* normalisers = nullptr;  ///< [tokens][kv_heads][coarse_tiles][group]
-  uint32_t* ranks = nullptr;          ///< [tokens][kv_heads][most_blocks]
+  int32_t block_windows = 0;     ///< fine ones of a block
+  Divisor by_block{};            ///< block_windows
+  int32_t most_blocks = 0;       ///< of a query: the width of the page table
+  int32_t coarse_tiles = 0;      ///< of a query, at most
+  Normaliser* parts = nullptr;   ///< [tokens][kv_heads][group][coarse_tiles]
+  Normaliser* wholes = nullptr;  ///< [tokens][kv_heads][group]
+  uint32_t* ranks = nullptr;     ///< [tokens][kv_heads][most_blocks]
 
-  constexpr int32_t windows_per_block() const { return pages.page / fine.stride; }
-  constexpr Normaliser* normaliser(int64_t item, int64_t tile) const {
-    return normalisers + (item * coarse_tiles + tile) * group;
+  constexpr Normaliser* parts_of(int64_t item, int32_t head) const {
+    return parts + (item * group + head) * coarse_tiles;
+  }
+  /// Blocks whose windows, with the one before them, fill `windows`.
+  constexpr int32_t blocks_of(int32_t windows) const {
+    return windows <= block_windows ? 1 : (windows - 1) / block_windows;
   }
 };
 
-/// A query and kv head: one of the call's, by the index of a block of threads.
+/// A query and kv head: one of the call's, which are counted by token, then kv head.
 struct Query {
   int64_t t = 0, g = 0;
   int32_t position = 0;
@@ -64,59 +111,61 @@ struct Query {
   bool scored = false;  ///< it has to choose
 };
 
-__device__ inline Query query_of(const SelectCall& call, int64_t item) {
-  Query query{.t = call.first_token + item / call.pages.kv_heads, .g = item % call.pages.kv_heads};
-  query.position = call.step.positions[query.t];
-  query.blocks = query.position / call.pages.page + 1;
-  query.scored = call.sparse[query.t] != 0 && query.blocks > call.top;
+__device__ inline Query query_of(const SelectCall& call, int64_t t, int64_t g) {
+  Query query{.t = t, .g = g, .position = call.step.positions[t]};
+  query.blocks = call.fine.by_page.quotient(query.position) + 1;
+  query.scored = call.sparse[t] != 0 && query.blocks > call.top;
   return query;
 }
 
+<<<<<<< HEAD
+=======
+__device__ inline Query query_of(const SelectCall& call, uint32_t item) {
+  const auto heads = static_cast<uint32_t>(call.pages.kv_heads);
+  return query_of(call, call.first_token + item / heads, item % heads);
+}
+
+/// Numbers as unsigned integers of the same order.
+__device__ inline uint32_t rank_of(float x) {
+  const auto bits = std::bit_cast<uint32_t>(x);
+  return (bits >> 31) != 0 ? ~bits : bits | 0x80000000U;
+}
+
+>>>>>>> selection
 /// Channel 0 of window j of a level for sequence b and kv head g, in units of T.
 template <class T>
-__device__ inline const T* window_key(const SelectCall& call, const CompressedKeys& keys, int32_t b,
+__device__ inline const T* window_key(const SelectCall& call, const Level& level, int32_t b,
                                       int64_t g, int32_t j) {
-  const int page = call.pages.page;
-  const int32_t index = (j * keys.stride + keys.size - 1) / page;
-  const int64_t entry = j - keys.first_window(index, page);
-  return reinterpret_cast<const T*>(keys.field.data +
-                                    call.step.pool_page(b, index) * keys.field.stride) +
-         (g * keys.capacity(page) + entry) * call.pages.head_dim;
+  const int32_t index = level.page_of(j);
+  const int32_t entry = static_cast<int32_t>(g) * level.capacity + j - level.first_window(index);
+  return reinterpret_cast<const T*>(level.data +
+                                    call.step.pool_page(b, index) * level.page_stride) +
+         entry * call.pages.head_dim;
 }
 
-/// Windows of a level that a query sees.
-__device__ inline int32_t visible_windows(const CompressedKeys& keys, int32_t position) {
-  return static_cast<int32_t>(keys.windows(int64_t{position} + 1));
-}
-
-/// Merges the tiles of coarse windows of a head, left to right: what its scores are compared with,
-/// and the inverse of the sum. A query without a coarse window, and a head that is none, cast no
-/// vote.
-__device__ inline Normaliser whole_normaliser(const SelectCall& call, int64_t item,
-                                              const Query& query, int32_t head) {
-  const int32_t windows = visible_windows(call.coarse, query.position);
-  Normaliser whole{.largest = std::numeric_limits<float>::max(), .sum = 0};
-  if (windows == 0 || head >= call.group) return whole;
-  whole.largest = -std::numeric_limits<float>::infinity();
-  for (int32_t tile = 0; tile * kTileWindows < windows; ++tile)
-    merge(whole, call.normaliser(item, tile)[head]);
-  whole.sum = 1.0f / whole.sum;
-  return whole;
+/// What the scores of a head are compared with, and what they are multiplied by. A head that is
+/// none casts no vote.
+__device__ inline Normaliser whole_normaliser(const SelectCall& call, int64_t item, int32_t head) {
+  if (head < call.group) return call.wholes[item * call.group + head];
+  return {.largest = std::numeric_limits<float>::max(), .sum = 0};
 }
 
 /// The vote of window j goes to its block and, if it is the block's last, also to the next, where
 /// they are among the tile's `count` from `first` on.
-__device__ inline void cast_vote(uint32_t* best, int32_t first, int32_t count, int32_t per_block,
-                                 int32_t j, float vote) {
-  const int32_t block = j / per_block - first;
+__device__ inline void cast_vote(const SelectCall& call, uint32_t* best, int32_t first,
+                                 int32_t count, int32_t j, float vote) {
+  const int32_t whole = call.by_block.quotient(j), block = whole - first;
   const uint32_t rank = rank_of(vote);
   if (block >= 0 && block < count) atomicMax(best + block, rank);
-  if (j % per_block == per_block - 1 && block + 1 >= 0 && block + 1 < count)
+  if (j - whole * call.block_windows == call.block_windows - 1 && block + 1 >= 0 &&
+      block + 1 < count)
     atomicMax(best + block + 1, rank);
 }
 
 /// The launches that score: of any keys, and of bf16 keys on tensor cores (select_tiles.cu).
 bool scores_in_tiles(const SelectCall& call);
 void score_in_tiles(Device& device, const SelectCall& call);
+/// The launch between the two of a way to score: parts to wholes.
+void merge_normalisers(Device& device, const SelectCall& call);
 
 }  // namespace sala::cuda

@@ -162,12 +162,13 @@ TEST_F(CudaMemory, OfStrangersInOneStepIsTheirOwn) {
     of_a.push_back(token);
     of_b.push_back(token);
     const Text three(3, token);
-    std::vector<Runner::Row> rows = {{.hold = a, .tokens = {&of_a.back(), 1}, .logits = 1},
-                                     {.hold = b, .tokens = {&of_b.back(), 1}, .logits = 1}};
+    std::vector<Runner::Row> rows;
+    rows.push_back({.hold = a, .tokens = {&of_a.back(), 1}, .logits = 1});
     if (step >= 8) {
-      rows.insert(rows.begin() + 1, {.hold = c, .tokens = three, .logits = 1});
+      rows.push_back({.hold = c, .tokens = three, .logits = 1});
       of_c.insert(of_c.end(), three.begin(), three.end());
     }
+    rows.push_back({.hold = b, .tokens = {&of_b.back(), 1}, .logits = 1});
     const In logits = runner.step(rows);
     if (step != 7 && step != 19) continue;
     const auto row = [&](int64_t i) {

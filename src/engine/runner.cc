@@ -81,19 +81,20 @@ void divide(const Model& model, const Device& device, const RunOptions& options,
 RunMemory memory_needed(const Model& model, const Device& device, const RunOptions& options) {
   const ModelConfig& config = model.config();
   const auto specs = cache_specs(config, options.kv);
-  const auto use = [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+  const auto of_layers = [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
     MemoryUse use =
         memory_of({specs.begin() + begin, specs.begin() + end}, config.page(), options.context);
     use.state *= options.sequences;
     return use;
   };
   RunMemory memory;
-  memory.cache = use(model.host_layers(), std::ssize(specs));
+  memory.cache = of_layers(model.host_layers(), std::ssize(specs));
   memory.snapshots = options.cache_ram;
   memory.workspace = model.workspace(bounds(model, options)) +
                      options.logits * config.vocab * int64_t{sizeof(float)};
   if (model.host_layers() > 0)
-    memory.on_host = use(0, model.host_layers()).total() + model.workspace(bounds(model, options));
+    memory.on_host =
+        of_layers(0, model.host_layers()).total() + model.workspace(bounds(model, options));
   divide(model, device, options, memory);
 
   const int64_t snapshots = device.of_host() ? memory.snapshots : 0;  // always the host's

@@ -245,8 +245,46 @@ TEST_P(Select, GivesTiesToTheLowestBlock) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, Select, testing::ValuesIn(pages_cases()), name_of_case);
 
-// The last tokens of long sequences, whose blocks fill several tiles: keys of both types, heads of
-// the sizes that tensor cores take and of none.
+/// What CUDA's kernels choose for the last tokens of long sequences: in a step of `pieces`, right
+/// lists; the same ones in a step that has only the last token of each piece.
+void check_long(const PagesCase& c, const std::vector<Piece>& pieces) {
+  Random random(6);
+  const PagesInputs in = pages_inputs(random, c);
+  const Crowd crowd(random, c.lengths, c.page);
+  Filled filled(c, in, crowd);
+  filled.step = crowd.step(pieces);
+  filled.q = gather(in.q, filled.step);
+  std::vector<std::vector<double>> scores;
+  for_each_query(filled, [&](int64_t b, int64_t t, int64_t, int g) {
+    scores.push_back(reference::block_scores(filled.step.sequences(), filled.q, filled.memory.pages,
+                                             filled.memory.fine, filled.memory.coarse, b, t, g,
+                                             c.compute));
+  });
+  Filled alone(c, in, crowd);
+  std::vector<Piece> last = pieces;
+  for (Piece& piece : last) piece = {piece.sequence, piece.first + piece.count - 1, 1};
+  alone.step = crowd.step(last);
+  alone.q = gather(in.q, alone.step);
+  const double tolerance = 32 * kEpsilon * (1 + c.size * std::sqrt(c.head_dim));
+  Opened opened(cuda_target());
+  for (const Selection& selection : {c.selection, Selection{0, 0, 1}, Selection{2, 3, 40}}) {
+    const Chosen chosen = choose(opened.device(), filled, selection);
+    size_t query = 0;
+    for_each_query(filled, [&](int64_t, int64_t t, int64_t p, int g) {
+      ASSERT_TRUE(right(chosen.list(t, g), scores[query++], selection, tolerance))
+          << "token " << t << " at " << p << ", kv head " << g << ", top " << selection.top;
+    });
+    const Chosen same = choose(opened.device(), alone, selection);
+    const In starts = filled.step.sequences().starts;
+    for_each_query(alone, [&](int64_t b, int64_t t, int64_t p, int g) {
+      ASSERT_EQ(same.list(t, g), chosen.list(starts.as<int32_t>()[b + 1] - 1, g))
+          << "alone at " << p << ", kv head " << g << ", top " << selection.top;
+    });
+  }
+}
+
+// Blocks that fill several tiles: keys of both types, heads of the sizes that tensor cores take and
+// of none.
 TEST(SelectOnCuda, ChoosesAmongManyBlocks) {
   const auto shape = [](int heads, int kv_heads, int head_dim, KvType type) {
     PagesCase c{"",        heads,           kv_heads, head_dim, 16, windows(8, 4), windows(32, 16),
@@ -258,29 +296,16 @@ TEST(SelectOnCuda, ChoosesAmongManyBlocks) {
                              shape(10, 2, 128, KvType::bf16), shape(20, 1, 40, KvType::bf16),
                              shape(6, 2, 32, KvType::f32)}) {
     SCOPED_TRACE(fmt::format("{} heads of {}", c.heads, c.head_dim));
-    Random random(6);
-    const PagesInputs in = pages_inputs(random, c);
-    const Crowd crowd(random, c.lengths, c.page);
-    Filled filled(c, in, crowd);
-    filled.step = crowd.step({{1, 690, 10}, {0, 2296, 4}, {2, 24, 7}});
-    filled.q = gather(in.q, filled.step);
-    std::vector<std::vector<double>> scores;
-    for_each_query(filled, [&](int64_t b, int64_t t, int64_t, int g) {
-      scores.push_back(reference::block_scores(filled.step.sequences(), filled.q,
-                                               filled.memory.pages, filled.memory.fine,
-                                               filled.memory.coarse, b, t, g, c.compute));
-    });
-    const double tolerance = 32 * kEpsilon * (1 + c.size * std::sqrt(c.head_dim));
-    Opened opened(cuda_target());
-    for (const Selection& selection : {c.selection, Selection{0, 0, 1}, Selection{2, 3, 40}}) {
-      const Chosen chosen = choose(opened.device(), filled, selection);
-      size_t query = 0;
-      for_each_query(filled, [&](int64_t, int64_t t, int64_t p, int g) {
-        ASSERT_TRUE(right(chosen.list(t, g), scores[query++], selection, tolerance))
-            << "token " << t << " at " << p << ", kv head " << g << ", top " << selection.top;
-      });
-    }
+    check_long(c, {{1, 690, 10}, {0, 2266, 34}, {2, 24, 7}});
   }
+}
+
+// More blocks than a block of threads has, more tiles of coarse windows than a warp; queries that
+// are many and few for the choice.
+TEST(SelectOnCuda, ChoosesAmongVeryManyBlocks) {
+  PagesCase c{"", 4, 1, 64, 4, windows(8, 4), windows(2, 1), {1, 2, 9}, {4500}, KvType::bf16, 2};
+  c.compute = Compute::bf16;
+  check_long(c, {{0, 4430, 70}});
 }
 
 /// Numbers in [-2, 2) that any language can make: multiples of 1/64 from a hash of their index.
