@@ -118,20 +118,11 @@ __device__ inline Query query_of(const SelectCall& call, int64_t t, int64_t g) {
   return query;
 }
 
-<<<<<<< HEAD
-=======
 __device__ inline Query query_of(const SelectCall& call, uint32_t item) {
   const auto heads = static_cast<uint32_t>(call.pages.kv_heads);
   return query_of(call, call.first_token + item / heads, item % heads);
 }
 
-/// Numbers as unsigned integers of the same order.
-__device__ inline uint32_t rank_of(float x) {
-  const auto bits = std::bit_cast<uint32_t>(x);
-  return (bits >> 31) != 0 ? ~bits : bits | 0x80000000U;
-}
-
->>>>>>> selection
 /// Channel 0 of window j of a level for sequence b and kv head g, in units of T.
 template <class T>
 __device__ inline const T* window_key(const SelectCall& call, const Level& level, int32_t b,
