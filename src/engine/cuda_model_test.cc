@@ -137,6 +137,7 @@ TEST_F(CudaMemory, OfTextsIsSharedForkedAndRolledBack) {
   {
     Hold hold = runner.open();
     expect_near(read(runner, hold, first_), truth(first_));
+    runner.cache().snapshot(hold);
     Hold twin = runner.cache().fork(hold);  // their next pages part
     expect_near(read(runner, twin, b), of_b);
     expect_near(read(runner, hold, a), of_a);
@@ -203,8 +204,10 @@ TEST_F(CudaMemory, OfTheFirstLayersMayBeTheHosts) {
     Runner runner(model, *device_, o);
     EXPECT_GT(runner.memory().on_host, 0);
     Hold hold = runner.open();
+    read(runner, hold, Text(first_.begin(), first_.begin() + 100));
+    runner.cache().snapshot(hold);
     read(runner, hold, first_);
-    runner.cache().roll_back(hold, 150);  // states of both come back from a snapshot
+    runner.cache().roll_back(hold, 120);  // states of both come back from a snapshot
     expect_near(read(runner, hold, text), expected);
   }
 }

@@ -183,8 +183,8 @@ void Model::forward(Step& step, Step* host, Cache& cache, const Batch& batch, Ou
   };
   In before;
   const int64_t start = step.arena.used(), host_start = host == nullptr ? 0 : host->arena.used();
-  if (host != nullptr) before = run(*host, {0, host_layers_, host_frequencies_}, {});
-  run(step, {host_layers_, config_.layers(), frequencies_}, before);
+  if (host != nullptr) before = run(*host, {0, host_layers_, false, host_frequencies_}, {});
+  run(step, {host_layers_, config_.layers(), true, frequencies_}, before);
   step.arena.rewind(start);
   if (host != nullptr) host->arena.rewind(host_start);
 }
@@ -215,12 +215,11 @@ void Model::compute(Step& step, const Part& part, Cache& cache, In ids, Out h,
     arena.rewind(mark);
     branch = y;
   }
-  const bool ends = part.end == config_.layers();
-  if (ends && wanted.empty()) return;
+  if (part.last && wanted.empty()) return;
   // What only adds to h makes a norm, too.
   residual_norm(device, h, branch, config_.residual_scale,
-                (ends ? final_norm_ : layers_.front().input_norm).view(), config_.norm_eps, x);
-  if (!ends) return;
+                (part.last ? final_norm_ : layers_.front().input_norm).view(), config_.norm_eps, x);
+  if (!part.last) return;
   const auto count = static_cast<int64_t>(wanted.size());
   In last;
   if (wanted.back() - wanted.front() + 1 == count) {

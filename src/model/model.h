@@ -56,6 +56,7 @@ class Model {
   /// Layers [begin, end) of a step: those of the host, or the others.
   struct Part {
     int begin, end;
+    bool last;  ///< logits follow
     const Frequencies& frequencies;
   };
 
