@@ -11,8 +11,8 @@ void sample(Device& device, In logits, In rows, Out tokens) {
   Shapes("sample")("logits", logits, {B, V})("rows", rows,
                                              {B, static_cast<int64_t>(sizeof(SampleRow))},
                                              DType::u8)("tokens", tokens, {B}, DType::i32);
-  SALA_CHECK(V.value() >= 1 && V.value() <= kMostTokens, "sample: {} tokens, expected 1 to {}",
-             V.value(), kMostTokens);
+  SALA_CHECK(V.value() >= 1 && V.value() <= kMostVocabulary, "sample: {} tokens, expected 1 to {}",
+             V.value(), kMostVocabulary);
   SALA_CHECK(reinterpret_cast<uintptr_t>(rows.data) % alignof(SampleRow) == 0 &&
                  rows.stride[0] % static_cast<int64_t>(alignof(SampleRow)) == 0,
              "sample: rows lie at {}, {} bytes apart, not on boundaries of {}", rows.data,

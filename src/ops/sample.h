@@ -56,7 +56,7 @@ constexpr double exponential(double x) {
 /// The weight of the most likely token.
 inline constexpr double kUnitWeight = 0x1p40;
 /// Tokens whose weights can be summed without overflow.
-inline constexpr int64_t kMostTokens = int64_t{1} << 23;
+inline constexpr int64_t kMostVocabulary = int64_t{1} << 23;
 
 /// Weights of a row's tokens: e^((logit - largest) / temperature) in units of 2^-40, to nearest; 0
 /// from a distance of about 28.4 on, with which a token is never drawn. They never rise where
@@ -77,7 +77,7 @@ struct TokenWeights {
   }
 };
 
-/// Of at most kMostTokens tokens.
+/// Of at most kMostVocabulary tokens.
 uint64_t sum_of_weights(std::span<const float> logits, const TokenWeights& weight);
 
 /// The sum of weights at which top_p < 1 ends its cut of tokens that weigh `mass` > 0 together; at
