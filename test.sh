@@ -85,13 +85,13 @@ fuzz() {
 
 format() {
   local files
-  mapfile -t files < <(git ls-files '*.cc' '*.h')
+  mapfile -t files < <(git ls-files '*.cc' '*.cu' '*.h')
   clang-format-19 --dry-run -Werror "${files[@]}"
 }
 
 # Cases of true size, the scalar baseline, large ones of emulated CUDA kernels: minutes under a sanitizer, and the same lines as
 # their small siblings.
-large='long_|released|rounded128|CudaModel|MatmulRowsCuda|OnCudaLists|IsTheProductOfTheRoundedActivations|cpu_baseline'
+large='long_|released|rounded128|CudaModel|CudaMemory.Of(Texts|Strangers|TheFirst)|MatmulRowsCuda|OnCudaLists|IsTheProductOfTheRoundedActivations|cpu_baseline'
 
 if [[ $all == yes ]]; then
   step format format
@@ -104,7 +104,8 @@ if [[ $all == yes ]]; then
   # Kernels for NVIDIA GPUs, for one of them; none may spill registers to memory.
   if command -v nvcc > /dev/null; then
     rm -rf build/cuda  # a build with nothing to compile would report nothing
-    step cuda-build scripts/build.sh cuda sala_cuda -- -DSALA_TESTS=OFF -DCMAKE_CUDA_ARCHITECTURES=90-real &&
+    # The kernels, and the file of the engine that opens a GPU.
+    step cuda-build scripts/build.sh cuda sala_cuda src/engine/CMakeFiles/sala_engine.dir/runner.cc.o -- -DSALA_TESTS=OFF -DCMAKE_CUDA_ARCHITECTURES=90-real &&
       step cuda-spills scripts/cuda_report.py "$results/cuda-build.log"
   else
     skip cuda-build "no nvcc on PATH (scripts/cuda_toolkit.sh gets one)"

@@ -148,4 +148,19 @@ Machine measure_machine(int threads) {
   return machine;
 }
 
+Machine measure_gpu(Device& gpu) {
+  Machine machine;
+  machine.cores = available_cores();
+  machine.threads = gpu.threads();
+  machine.isa = gpu.name();
+  machine.bf16 = gpu.native_bf16();
+  machine.available = gpu.available();
+  machine.memory = machine.available;
+  machine.gpus = gpus();
+  machine.limits = gpu.limits();
+  machine.many = machine.one = {
+      .f32 = machine.limits.f32, .bf16 = machine.limits.bf16, .int8 = machine.limits.int8};
+  return machine;
+}
+
 }  // namespace sala

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "cpu/limits.h"
 #include "ops/basic.h"
+#include "ops/device.h"
 
 namespace sala {
 
@@ -22,7 +22,7 @@ struct MatmulRates {
 struct Machine {
   int cores = 0;    ///< that this process may run on
   int threads = 0;  ///< of the probes
-  std::string isa;  ///< of the kernels: "baseline", "avx2", "avx512"
+  std::string isa;  ///< of the kernels: "baseline", "avx2", "avx512"; of a GPU its name
   bool vnni = false;
   bool bf16 = false;              ///< products of bf16 pairs are faster than f32
   int64_t memory = 0;             ///< bytes, in all
@@ -30,7 +30,7 @@ struct Machine {
   Limits limits;                  ///< of memory and of arithmetic in registers
   MatmulRates many;               ///< of 128 rows, as in a prompt
   MatmulRates one;                ///< of one row and weights in the caches
-  std::vector<std::string> gpus;  ///< that the driver shows; nothing runs on them yet
+  std::vector<std::string> gpus;  ///< that the driver shows
 };
 
 /// The most bytes that this process has had in memory, or 0 when the system does not say.
@@ -38,5 +38,7 @@ int64_t peak_memory();
 
 /// Runs the probes on `threads` threads, 0: every core.
 Machine measure_machine(int threads);
+/// The same of a GPU, whose matrix products are taken to reach what its arithmetic allows.
+Machine measure_gpu(Device& gpu);
 
 }  // namespace sala

@@ -110,7 +110,8 @@ bool FallingOrder::extend() {
 }
 
 Sampler::Sampler(SamplingParams params, int64_t vocab) : params_(std::move(params)) {
-  SALA_CHECK(vocab <= kMostVocabulary, "a vocabulary of {} tokens, at most {}", vocab, kMostTokens);
+  SALA_CHECK(vocab <= kMostVocabulary, "a vocabulary of {} tokens, at most {}", vocab,
+             kMostVocabulary);
   check(params_, vocab);
   const auto size = static_cast<size_t>(vocab);
   if (penalises()) {

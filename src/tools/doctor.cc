@@ -17,7 +17,7 @@ constexpr int64_t kMostContext = int64_t{1} << 24;
 constexpr int64_t kUnknownContext = 8192;  // of a model that does not say what it was made for
 
 struct DoctorCommand {
-  std::string model;
+  std::string model, backend = "cpu";
   int threads = 0;
   bool json = false;
 
@@ -46,7 +46,8 @@ Json machine_json(const Machine& m) {
 
 /// The type of keys and values that holds the context for which the model was made, the most exact
 /// one first from bf16 on; where none does, the one that holds most.
-Json advice(const Estimate& estimate, const Machine& machine, int64_t trained) {
+Json advice(const Estimate& estimate, const Machine& machine, const std::string& backend,
+            int64_t trained) {
   const int64_t wanted = trained > 0 ? trained : kUnknownContext;
   std::optional<std::pair<std::string, int64_t>> best;
   for (const KvType kv : kKvTypes) {
@@ -56,11 +57,12 @@ Json advice(const Estimate& estimate, const Machine& machine, int64_t trained) {
     if (fits >= wanted) break;
   }
   if (best->second == 0) return "";
-  return fmt::format("--ctx {} --kv {} --threads {}", std::min(wanted, best->second), best->first,
-                     machine.threads);
+  return fmt::format(
+      "--ctx {} --kv {} {}", std::min(wanted, best->second), best->first,
+      backend == "cpu" ? fmt::format("--threads {}", machine.threads) : "--backend " + backend);
 }
 
-Json model_json(const ModelFiles& files, const Machine& machine) {
+Json model_json(const ModelFiles& files, const Machine& machine, const std::string& backend) {
   const Estimate estimate(files, machine);
   Json fits = Json::array(), prompts = Json::array(), tokens = Json::array();
   for (const KvType kv : kKvTypes)
@@ -86,7 +88,7 @@ Json model_json(const ModelFiles& files, const Machine& machine) {
           {"fits", fits},
           {"prompts", prompts},
           {"tokens", tokens},
-          {"flags", advice(estimate, machine, trained)}};
+          {"flags", advice(estimate, machine, backend, trained)}};
 }
 
 void print_machine(const Json& m) {
@@ -105,7 +107,7 @@ void print_machine(const Json& m) {
                rates["f32"].get<double>() / 1e9, rates["bf16"].get<double>() / 1e9,
                rates["int8"].get<double>() / 1e9);
   }
-  for (const Json& gpu : m["gpus"]) fmt::print("GPU {}: seen, not used\n", gpu.get<std::string>());
+  for (const Json& gpu : m["gpus"]) fmt::print("GPU: {}\n", gpu.get<std::string>());
 }
 
 void print_model(const Json& m) {
@@ -136,9 +138,10 @@ void print_model(const Json& m) {
 void DoctorCommand::run() const {
   std::optional<ModelFiles> files;  // a bad path is told before the probes
   if (!model.empty()) files = open_model(model, OpenText::no);
-  const Machine machine = measure_machine(threads);
+  const Machine machine =
+      backend == "cpu" ? measure_machine(threads) : measure_gpu(*open_device({.backend = backend}));
   Json out = {{"machine", machine_json(machine)}};
-  if (files) out["model"] = model_json(*files, machine);
+  if (files) out["model"] = model_json(*files, machine, backend);
   if (json) {
     fmt::print("{}\n", out.dump());
     return;
@@ -154,6 +157,8 @@ void add_doctor(CLI::App& app) {
       "doctor", "Show what this machine can do, what of a model fits, and how fast it should be");
   auto doctor = std::make_shared<DoctorCommand>();
   command.add_option("model", doctor->model, "Hugging Face model directory or .gguf file");
+  command.add_option("--backend", doctor->backend, "cpu; cuda, or cuda:N for GPU number N")
+      ->capture_default_str();
   command.add_option("--threads", doctor->threads, "threads; 0 takes every core")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
