@@ -9,9 +9,9 @@
 
 namespace sala::cpu {
 
-/// Measures limits of all threads of a pool together, each in about 20 ms, the best of a few rounds by the clock on the wall. A machine
-/// that others use too, or whose cores are moved about, has other limits a minute later: measure
-/// beside what is compared with them.
+/// Measures limits of all threads of a pool together, each in about 20 ms, the best of a few rounds
+/// by the clock on the wall. A machine that others use too, or whose cores are moved about, has
+/// other limits a minute later: measure beside what is compared with them.
 class LimitProbe {
  public:
   /// Reads from `bytes` of memory of its own: more than all caches hold. `pool` must outlive it.

@@ -9,6 +9,7 @@
 #include "cpu/device.h"
 #include "cuda/device.h"
 #include "engine/runner.h"
+#include "engine/sampler.h"
 #include "engine/session.h"
 #include "engine/testing.h"
 
@@ -178,6 +179,29 @@ TEST_F(CudaMemory, OfStrangersInOneStepIsTheirOwn) {
     expect_near(row(0), truth(of_a));
     expect_near(row(logits.dim[0] - 1), truth(of_b));
     if (step >= 8) expect_near(row(1), truth(of_c));
+  }
+}
+
+TEST_F(CudaMemory, GivesBackTheTokensThatTheHostWouldDraw) {
+  Runner runner(*model_, *device_, options());
+  Hold drawing = runner.open(), telling = runner.open();
+  read(runner, drawing, first_);
+  read(runner, telling, first_);
+  const SamplingParams params{.temperature = 1.5, .top_k = 20, .top_p = 0.9, .seed = 4};
+  Sampler gpu(params, 61), host(params, 61);
+  int token = 5;
+  for (int i = 0; i < 12; ++i) {
+    Runner::Row rows[] = {
+        {.hold = drawing, .tokens = {&token, 1}, .logits = 1, .draw = gpu.row()},
+        {.hold = telling, .tokens = {&token, 1}, .logits = 1},
+    };
+    const In logits = runner.step(rows);
+    ASSERT_EQ(runner.drawn()[1], kNoToken);
+    const int drawn = runner.drawn()[0], expected = host.sample({logits.row<float>(1), 61});
+    ASSERT_EQ(drawn, expected) << "token " << i;
+    token = drawn;
+    gpu.accept(token);
+    host.accept(token);
   }
 }
 
