@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/parallel.h"
 #include "engine/benchmark.h"
 #include "engine/machine.h"
 #include "engine/session.h"

@@ -56,7 +56,7 @@ void ModelOptions::add_to(CLI::App& command) {
                   "cpu; cuda, or cuda:N for GPU number N; reference: plain loops in double")
       ->capture_default_str();
   command
-      .add_option("--gpu-layers", gpu_layers,
+      .add_option("--gpu-layers,--n-gpu-layers", gpu_layers,
                   "layers that a GPU has, the last ones; the CPU has the others [default: all]")
       ->check(CLI::Range(0, 1 << 16));
   command.add_option("--threads", threads, "threads; 0 takes every core")

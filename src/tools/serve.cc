@@ -30,7 +30,7 @@ struct Accepted {
   const char* why;
 };
 constexpr const char* kOneAttention = "there is one attention, and it is exact";
-constexpr const char* kOneDevice = "one process, one device: the CPU";
+constexpr const char* kOneDevice = "one process, one device";
 constexpr const char* kContext = "memory is what --ctx-size says";
 constexpr const char* kKv = "--kv is the type of keys and values, --compute that of the rest";
 constexpr const char* kFile = "weights are used in the type in which they are stored";
@@ -38,7 +38,7 @@ constexpr const char* kMapped = "weights are mapped where their file allows it";
 constexpr const char* kBatching = "requests are always batched, and long prompts cut";
 constexpr const char* kLog = "--quiet is the one setting of the log";
 constexpr const char* kThoughts = "thoughts always come as reasoning_content";
-constexpr const char* kNoGraphs = "there are no graphs to capture";
+constexpr const char* kNoGraphs = "short steps of a GPU are captured always";
 constexpr Accepted kAccepted[] = {
     {"--trust-remote-code", Accepted::none, "no code of a model is ever run"},
     {"--attention-backend", Accepted::one, kOneAttention},
@@ -63,7 +63,6 @@ constexpr Accepted kAccepted[] = {
     {"--page-size", Accepted::one, "a page is a block of the model"},
     {"--tp-size,--tensor-parallel-size", Accepted::one, kOneDevice},
     {"--pp-size,--pipeline-parallel-size", Accepted::one, kOneDevice},
-    {"--n-gpu-layers,--gpu-layers", Accepted::one, kOneDevice},
     {"--cache-type-k", Accepted::one, kKv},
     {"--cache-type-v", Accepted::one, kKv},
     {"--dtype", Accepted::one, kKv},
