@@ -45,13 +45,16 @@ RECURRENCE = "lightning_test", "Cases/Lightning.IsTheRecurrence/*"
 ATTENTION = "attention_test", "Cases/AttentionOnCuda.OfATokenDependsOnItsPastAlone/*"
 ATTENTION_LISTS = "attention_test", "AttentionOnCudaLists.LongAreTheSameAtOnceAndInParts"
 SELECT = "select_test", "SelectOnCuda.ChoosesAmongManyBlocks"
+MANY = "select_test", "SelectOnCuda.ChoosesAmongVeryManyBlocks"
 TIES = "select_test", "Cases/Select.GivesTiesToTheLowestBlock/*"
 PAGES = "pages_test", "Cases/Pages.HoldTheReferencesBits/*"
 KEPT = "pages_test", "Cases/Pages.OfKeptTokensAreNotWritten/*"
 
 # Those of a file lie together, so that a file is compiled once for each and once more behind its last. Every barrier
-# and every wait for copies is left out once, but for the first barrier of normalise_windows (select.cu): those behind
-# it part the same reads and writes, so that nothing is wrong without it.
+# and every wait for copies is left out once, but for those without which nothing is wrong as the code is today: the first
+# barrier of normalise_windows (select.cu) and the last of a warp in merge_tiles (select.cu) and for_each_chunk
+# (select_tiles.cu), since barriers, shuffles and products behind the same reads have threads wait as well; the other of
+# a warp in for_each_chunk, since lanes read what they copied themselves.
 MUTATIONS = [
     Mutation("embed-panel-edge", "embed.cu", "id / kPanel * panel_bytes", "(id - 1) / kPanel * panel_bytes",
              "the first row of a panel is looked for in the panel before", NORM_ROPE),
@@ -217,39 +220,60 @@ MUTATIONS = [
     dropped("select-queries-barrier", "select.cu", ": kTileHeads;\n      ",
             "\n      load_queries(call, query, head, rows, s.q);\n      if",
             "the next 16 heads are loaded over those in use", SELECT),
+    Mutation("merge-tiles-there", "select.cu", "exp2f(part.largest - through);\n    __syncwarp();",
+             "exp2f(part.largest - through);",
+             "a lane merges tiles that other lanes have not prepared", SELECT),
+    Mutation("merge-tiles-carry", "select.cu", "lane == 0 ? largest : left;", "left;",
+             "the sum of 32 tiles keeps its scale when the next have a larger score", MANY),
     dropped("select-sums-barrier", "select.cu", "= {largest, sum};\n    }\n    ", "\n",
             "warps' sums are merged before all are there", SELECT),
     Mutation("choose-one-thread", "select.cu", "if (warp == 0) find_digit", "if (thread == 0) find_digit",
              "one lane alone calls for a shuffle of its warp", SELECT),
-    dropped("choose-zero-barrier", "select.cu", "s.histogram[i] = 0;\n    ", "\n",
+    dropped("choose-zero-barrier", "select.cu", "s.histograms[copy][i] = 0;\n    ", "\n",
             "blocks are counted in bins that are not empty yet", SELECT),
-    dropped("choose-bins-barrier", "select.cu", "& 255), 1U);\n    ", "\n",
-            "the digit is sought before all blocks are counted", SELECT),
-    dropped("choose-counts-barrier", "select.cu", "__popc(equal_votes);\n    }\n    ", "\n",
-            "blocks are placed before all warps have counted theirs", SELECT),
+    dropped("choose-bins-barrier", "select.cu", "(kBins - 1)), 1U);\n    }\n    ", "\n",
+            "bins are added up before all blocks are counted", SELECT),
+    dropped("choose-copies-barrier", "select.cu", "+= s.histograms[copy][i];\n    ", "\n",
+            "the digit is sought before all bins are added up", SELECT),
     dropped("choose-digit-barrier", "select.cu", "if (warp == 0) find_digit(s, left);\n    ", "\n",
             "the digit is read before it is found", SELECT),
-    Mutation("choose-stale-buffer", "select.cu", "first += kThreads, buffer ^= 1", "first += kThreads, buffer = 0",
-             "counts of the next 128 blocks overwrite those in use", SELECT),
+    dropped("choose-counts-barrier", "select.cu", "s.equal[warp] = equal;\n  }\n  ", "\n",
+            "blocks are placed before all warps have counted theirs", SELECT),
+    Mutation("choose-before", "select.cu", "w < warp; ++w", "w <= warp; ++w",
+             "a warp counts its own blocks as those before them", SELECT),
+    Mutation("choose-run", "select.cu", "first - lane < end; first += kWarpThreads * kBatch) {\n    ranks.load("
+             "first, kWarpThreads, end, x);\n#pragma unroll\n    for (int i = 0; i < kBatch; ++i) {\n      const int32_t",
+             "first < end; first += kWarpThreads * kBatch) {\n    ranks.load("
+             "first, kWarpThreads, end, x);\n#pragma unroll\n    for (int i = 0; i < kBatch; ++i) {\n      const int32_t",
+             "lanes behind the last block do not vote", SELECT),
     Mutation("choose-ties", "select.cu", "(is_equal && my_equal < equals)", "(is_equal && my_equal <= equals)",
              "one tied block too many is chosen", TIES),
-    Mutation("select-last-window", "select_device.h", "if (j % per_block == per_block - 1 &&",
-             "if (j % per_block == 0 &&",
+    Mutation("select-last-window", "select_device.h", "call.block_windows == call.block_windows - 1 &&",
+             "call.block_windows == 0 &&",
              "a block's first window, not its last, votes for the next block too", SELECT),
 
-    dropped("select-tiles-barrier", "select_tiles.cu", "const QueryFragments<kDim> q(call, query);\n  ", "\n",
-            "normalisers are read before they are there", SELECT),
-    dropped("select-tiles-sums", "select_tiles.cu", "= {largest, sum};\n  }\n  ", "\n",
+    dropped("select-tiles-barrier", "select_tiles.cu", "best[i] = 0;\n  ", "\n",
+            "votes are cast for ranks that are not zero yet", SELECT),
+    dropped("select-tiles-sums", "select_tiles.cu", "if constexpr (kQueries == 1) {\n    ",
+            "\n    if (thread >= call.group)",
             "warps' sums are merged before all are there", SELECT),
-    dropped("select-tiles-votes", "select_tiles.cu", "window, vote);\n    }\n  }\n  ", "\n",
+    dropped("select-tiles-votes", "select_tiles.cu", "});\n  ", "\n  for (int32_t i = self",
             "ranks are read before all votes are cast", SELECT),
-    Mutation("select-tiles-fragment", "select_tiles.cu", "step % 2 * 4 + half * 2", "step % 2 * 2 + half * 4",
+    Mutation("select-tiles-fragment", "select_tiles.cu", "x[c / 8 * 32 + c % 8]", "x[c]",
              "queries' channels lie in another order than keys'", SELECT),
-    Mutation("select-tiles-window-edge", "select_tiles.cu", "+ k >= windows)", "+ k > windows)",
+    Mutation("select-tiles-window-edge", "select_tiles.cu", "quad * 2 + k >= count)", "quad * 2 + k > count)",
              "a window that is not full yet counts in the sum", SELECT),
-    Mutation("select-tiles-first", "select_tiles.cu", "first * per_block - 1 + warp * 8",
-             "first * per_block + warp * 8",
+    Mutation("select-tiles-first", "select_tiles.cu", "first_block * call.block_windows - 1;",
+             "first_block * call.block_windows;",
              "a tile of blocks leaves out the window before it", SELECT),
+    Mutation("select-chunk-wait", "select_tiles.cu", "      wait_copies<0>();\n", "",
+             "a warp's own chunk is scored while it is copied", SELECT),
+    Mutation("select-stage-wait", "select_tiles.cu", "wait_copies<kStages - 2>();", "wait_copies<kStages - 1>();",
+             "the block's chunk is scored while it is copied", SELECT),
+    dropped("select-stage-there", "select_tiles.cu", "      ", "  // this chunk is there, the last one is read\n",
+            "a chunk is scored before other threads' copies are there", SELECT),
+    dropped("select-stage-read", "select_tiles.cu", "    ", "  // all is read\n",
+            "the next sequence's chunks are copied over those in use", SELECT),
 ]
 
 
