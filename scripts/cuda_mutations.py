@@ -176,6 +176,8 @@ MUTATIONS = [
     Mutation("decode-fragment", "matmul_decode.cu", "{c[0][i], c[0][2 + i], c[1][i], c[1][2 + i]}",
              "{c[0][i], c[1][i], c[0][2 + i], c[1][2 + i]}",
              "rows of two fragments are swapped", MATMUL_ROWS),
+    Mutation("decode-rounded", "matmul_decode.cu", "pack_bf16(b.at[0], b.at[1])", "pack_bf16(a.at[0], a.at[1])",
+             "of eight columns rounded on their way two are taken twice", MATMUL_ROWS),
     Mutation("decode-row-edge", "matmul_decode.cu", "p.tokens && out < p.rows", "p.tokens && out <= p.rows",
              "an output behind the last is written", MATMUL_DEVICE),
 
