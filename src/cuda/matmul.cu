@@ -1,6 +1,7 @@
 #include "cuda/kernels.h"
 #include "cuda/matmul_kernels.h"
 #include "cuda/mma.h"
+#include "cuda/rows_device.h"
 
 // matmul: converts the activations into scratch and chooses the kernels.
 
@@ -144,7 +145,15 @@ void matmul(Device& device, In x, const Weight& w, Epilogue epilogue, Compute co
             .tokens = x.dim[0],
             .y = y.as<float>(),
             .y_stride = y.stride[0]};
-  convert(device, x, w.type, compute, p);
+  // Codes need the largest of a group, which every block would have to look for again.
+  p.rounds =
+      in_bf16(w.type, compute) && p.tokens <= kRoundedRows && p.cols % 8 == 0 && rows_aligned(x);
+  if (p.rounds) {
+    p.x = reinterpret_cast<const std::byte*>(x.as<float>());
+    p.x_stride = x.stride[0];
+  } else {
+    convert(device, x, w.type, compute, p);
+  }
   const bool few = p.tokens <= kDecodeRows;
   if (codes)
     few ? matmul_decode_int8(device, w.type, p) : matmul_prefill_int8(device, w.type, p);

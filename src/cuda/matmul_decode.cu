@@ -92,13 +92,26 @@ __device__ inline void decode(const Product& p, const SumSegment& sum_segment) {
   finish<kParts, kTiles>(p, at);
 }
 
-/// bf16 weights times bf16 activations: 4 KB of weights under way a warp.
-template <int kTiles>
+/// Columns [k, k + 8) of a row of activations, which has a multiple of eight, rounded to bf16;
+/// zeros past its end and where there is none.
+__device__ inline Words4 eight_rounded(const float* row, int64_t k, int64_t cols) {
+  if (row == nullptr || k >= cols) return {};
+  const auto a = *reinterpret_cast<const Floats4*>(row + k);
+  const auto b = *reinterpret_cast<const Floats4*>(row + k + 4);
+  return {{pack_bf16(a.at[0], a.at[1]), pack_bf16(a.at[2], a.at[3]), pack_bf16(b.at[0], b.at[1]),
+           pack_bf16(b.at[2], b.at[3])}};
+}
+
+/// bf16 weights times bf16 activations, or f32 ones rounded on their way: 4 KB of weights under way
+/// a warp.
+template <int kTiles, bool kRounds>
 __device__ void sum_bf16(const Product& p, const Place& at, const std::byte* panel,
                          const Segment& segment, Sums<kTiles>& sum) {
   const int g = at.lane / 4, t = at.lane % 4;
   const int64_t pairs = (p.cols + 1) / 2;
-  const std::byte* x = p.x + ((at.first_row + g) * p.x_stride + 8 * t) * 2;
+  const std::byte* x = p.x + ((at.first_row + g) * p.x_stride + 8 * t) * (kRounds ? 4 : 2);
+  static_assert(!kRounds || kTiles == 1);
+  const float* row = at.first_row + g < p.tokens ? reinterpret_cast<const float*>(x) : nullptr;
 
   for (int64_t k = segment.begin; k < segment.end; k += kValueChunk) {
     Words4 w[2][4];
@@ -113,8 +126,10 @@ __device__ void sum_bf16(const Product& p, const Place& at, const std::byte* pan
     for (int half = 0; half < 2; ++half)
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        const auto b =
-            *reinterpret_cast<const Words4*>(x + (8 * tile * p.x_stride + k + 32 * half) * 2);
+        const Words4 b =
+            kRounds
+                ? eight_rounded(row, k + 32 * half, p.cols - 8 * t)
+                : *reinterpret_cast<const Words4*>(x + (8 * tile * p.x_stride + k + 32 * half) * 2);
 #pragma unroll
         for (int step = 0; step < 2; ++step)
 #pragma unroll
@@ -123,9 +138,9 @@ __device__ void sum_bf16(const Product& p, const Place& at, const std::byte* pan
   }
 }
 
-template <int kParts, int kTiles>
+template <int kParts, int kTiles, bool kRounds>
 __global__ void __launch_bounds__(kThreads<kTiles>, 1) bf16_decode(Product p) {
-  decode<kParts, kTiles>(p, [](auto&&... all) { sum_bf16<kTiles>(all...); });
+  decode<kParts, kTiles>(p, [](auto&&... all) { sum_bf16<kTiles, kRounds>(all...); });
 }
 
 /// Groups whose weights a lane holds in registers: as many as take about 48 of them, 2 to 4 KB a
@@ -203,10 +218,15 @@ void run(Device& device, const Product& p, void (*kernel)(Product)) {
 }  // namespace
 
 void matmul_decode_bf16(Device& device, const Product& p) {
-  if (p.tokens <= 8)
-    p.paired ? run<2, 1>(device, p, bf16_decode<2, 1>) : run<1, 1>(device, p, bf16_decode<1, 1>);
+  if (p.rounds)
+    p.paired ? run<2, 1>(device, p, bf16_decode<2, 1, true>)
+             : run<1, 1>(device, p, bf16_decode<1, 1, true>);
+  else if (p.tokens <= 8)
+    p.paired ? run<2, 1>(device, p, bf16_decode<2, 1, false>)
+             : run<1, 1>(device, p, bf16_decode<1, 1, false>);
   else
-    p.paired ? run<2, 2>(device, p, bf16_decode<2, 2>) : run<1, 2>(device, p, bf16_decode<1, 2>);
+    p.paired ? run<2, 2>(device, p, bf16_decode<2, 2, false>)
+             : run<1, 2>(device, p, bf16_decode<1, 2, false>);
 }
 
 void matmul_decode_int8(Device& device, WeightType type, const Product& p) {

@@ -19,6 +19,9 @@ inline constexpr int kSegments = 16;
 
 /// Rows of activations up to which a matmul reads weights straight into registers.
 inline constexpr int64_t kDecodeRows = 32;
+/// Those up to which a bf16 kernel for few rows reads activations as they come: no more bytes a
+/// block than of eight converted rows, and no launch before it.
+inline constexpr int64_t kRoundedRows = 4;
 /// What the converted activations' rows are a multiple of, the rest being zero.
 inline constexpr int64_t kRowUnit = 16;
 /// Columns that kernels walk in one step, of which a segment is a multiple: of f32 and bf16
@@ -51,6 +54,7 @@ struct Product {
   int64_t tokens = 0;
   int64_t padded_tokens = 0;      ///< a multiple of kRowUnit; the rest is zero
   const std::byte* x = nullptr;   ///< f32, bf16 or s8 [padded_tokens][x_stride]
+  bool rounds = false;            ///< x is f32 [tokens][x_stride], to be rounded to bf16
   int64_t x_stride = 0;           ///< elements
   const float* scales = nullptr;  ///< int8: [groups][padded_tokens] of { scale, scale * sum }
 

@@ -159,6 +159,20 @@ __device__ inline void copy_async(void* shared, const void* global, bool valid) 
 #endif
 }
 
+/// The same of 4 bytes, anywhere.
+__device__ inline void copy_async_word(void* shared, const void* global, bool valid) {
+#ifdef SALA_CUDA_EMULATION
+  static constexpr uint32_t kZero = 0;
+  emulation::copy_later(shared, valid ? global : &kZero, 4);
+#else
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+               :
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(shared))), "l"(global),
+                 "r"(valid ? 4 : 0)
+               : "memory");
+#endif
+}
+
 /// Ends a group of this thread's copies.
 __device__ inline void commit_copies() {
 #ifdef SALA_CUDA_EMULATION

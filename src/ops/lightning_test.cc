@@ -9,6 +9,7 @@ struct LightningCase {
   std::vector<int64_t> lengths;
   bool norm = true;
   bool gate = true;
+  bool aligned = false;  ///< rows and slots begin at multiples of 16 bytes
 };
 
 void PrintTo(const LightningCase& c, std::ostream* out) { *out << c.name; }
@@ -21,7 +22,9 @@ std::vector<LightningCase> cases() {
           {"odd_cell", 2, 1, 24, 20, {101, 40, 39}},
           {"odd_head", 3, 1, 42, 12, {61, 12, 5}},
           {"one_head", 1, 1, 128, 64, {330, 64}},
-          {"released", 8, 8, 128, 64, {200, 70}}};
+          {"many_cells", 2, 1, 8, 2, {150, 30, 1}, true, true, true},
+          {"aligned", 2, 1, 40, 16, {140, 17, 16, 3}, true, true, true},
+          {"released", 8, 8, 128, 32, {200, 70}, true, true, true}};
 }
 
 struct LightningInputs {
@@ -47,15 +50,15 @@ LightningInputs inputs_of(Random& random, const LightningCase& c) {
 /// The memory of a crowd: its slots are zero, all else is NaN, and slots lie apart.
 struct Slots {
   Slots(const LightningCase& c, const Crowd& crowd)
-      : state(field(crowd, c.heads, c.d, c.d)),
-        keys(field(crowd, c.kv_heads, c.d, c.cell)),
-        values(field(crowd, c.kv_heads, c.cell, c.d)),
+      : state(field(crowd, c.aligned ? 4 : 5, c.heads, c.d, c.d)),
+        keys(field(crowd, 5, c.kv_heads, c.d, c.cell)),
+        values(field(crowd, c.aligned ? 8 : 5, c.kv_heads, c.cell, c.d)),
         memory{.state = view(state, c.heads, c.d, c.d),
                .keys = view(keys, c.kv_heads, c.d, c.cell),
                .values = view(values, c.kv_heads, c.cell, c.d),
                .cell = c.cell} {}
-  static Tensor field(const Crowd& crowd, int64_t a, int64_t b, int64_t c) {
-    Tensor all(DType::f32, {crowd.slot_count(), a * b * c + 5});
+  static Tensor field(const Crowd& crowd, int64_t gap, int64_t a, int64_t b, int64_t c) {
+    Tensor all(DType::f32, {crowd.slot_count(), a * b * c + gap});
     std::fill_n(all.view().as<float>(), all.view().size(), std::nanf(""));
     for (const int32_t slot : crowd.slots())
       std::fill_n(all.view().row<float>(slot), a * b * c, 0.0f);
@@ -107,8 +110,8 @@ Streams run(Device& device, const LightningCase& c, const LightningInputs& in, c
   for (const auto& pieces : schedule) {
     const Step step = crowd.step(pieces);
     const Strided q(gather(in.q, step), 8);
-    const Strided k(gather(in.k, step), 3);
-    const Strided v(gather(in.v, step), 5);
+    const Strided k(gather(in.k, step), c.aligned ? 8 : 3);
+    const Strided v(gather(in.v, step), c.aligned ? 16 : 5);
     const Strided gate(gather(in.gate, step), 2);
     const Tensor out(DType::f32, {step.tokens(), q.view.dim[1]});
     Sequences sequences = step.sequences();

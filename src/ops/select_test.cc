@@ -288,7 +288,7 @@ void check_long(const PagesCase& c, const std::vector<Piece>& pieces) {
 TEST(SelectOnCuda, ChoosesAmongManyBlocks) {
   const auto shape = [](int heads, int kv_heads, int head_dim, KvType type) {
     PagesCase c{"",        heads,           kv_heads, head_dim, 16, windows(8, 4), windows(32, 16),
-                {1, 2, 9}, {2300, 700, 31}, type,     2};
+                {1, 2, 9}, {2300, 890, 31}, type,     2};
     c.compute = type == KvType::f32 ? Compute::f32 : Compute::bf16;
     return c;
   };
@@ -296,7 +296,7 @@ TEST(SelectOnCuda, ChoosesAmongManyBlocks) {
                              shape(10, 2, 128, KvType::bf16), shape(20, 1, 40, KvType::bf16),
                              shape(6, 2, 32, KvType::f32)}) {
     SCOPED_TRACE(fmt::format("{} heads of {}", c.heads, c.head_dim));
-    check_long(c, {{1, 690, 10}, {0, 2266, 34}, {2, 24, 7}});
+    check_long(c, {{1, 880, 10}, {0, 2266, 34}, {2, 24, 7}});
   }
 }
 
