@@ -22,7 +22,7 @@ if [[ ${1:-} == --pack ]]; then
   to=${2:?--pack FOLDER}
   build
   mkdir -p "$to/lib"
-  cp build/cuda/bench/gpu/gpu_check build/cuda/src/tools/sala "$to"
+  cp build/cuda/bench/gpu/gpu_check build/cuda/sala "$to"
   # What a bare machine may lack; the driver's and the C library are its own.
   ldd "$to/gpu_check" "$to/sala" | awk '$2 == "=>" && $3 ~ "^/" {print $3}' | sort -u |
     grep -Ev '/(libc|libm|libdl|librt|libpthread|libcuda|ld-linux[^/]*)\.so' | xargs -r cp -Lt "$to/lib"
@@ -39,9 +39,11 @@ else
   build
   bin=$out/bin
   mkdir -p "$bin"
-  ln -sf "$PWD"/build/cuda/bench/gpu/gpu_check "$PWD"/build/cuda/src/tools/sala "$bin"
+  ln -sf "$PWD"/build/cuda/bench/gpu/gpu_check "$PWD"/build/cuda/sala "$bin"
 fi
 export LD_LIBRARY_PATH=$bin/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+
+"$bin/gpu_check" tests --gtest_list_tests > /dev/null || exit  # 77, after a line that says why: no GPU
 
 failed=0
 # stage NAME COMMAND...: once; what it prints goes to OUT/NAME.log too.
@@ -71,7 +73,7 @@ steps() {
     --depth "$5" --batch "$6" --json > "$out/$1.json" && cat "$out/$1.json"
 }
 
-for suite in NormRope Pages Select Attention Lightning Matmul CudaModel; do
+for suite in NormRope Pages Select Attention Lightning Matmul Sample CudaMemory CudaModel; do
   stage "tests_$suite" "$bin/gpu_check" tests --gtest_brief=1 "--gtest_filter=*$suite*"
 done
 if command -v compute-sanitizer > /dev/null; then

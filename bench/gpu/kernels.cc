@@ -11,7 +11,6 @@
 #include "base/json.h"
 #include "base/random.h"
 #include "cuda/device.h"
-#include "cuda/kernels.h"
 #include "ops/math.h"
 #include "weights/random.h"
 
@@ -220,11 +219,9 @@ struct Scene {
         const int32_t* a = all.as<int32_t>() + t * all.stride[0] + g * all.stride[1];
         const int32_t* b = a - all.stride[0];
         const int64_t chosen = selection.top - 34;
-        same +=
-            std::ranges::count_if(std::span(a, static_cast<size_t>(chosen)), [&](int32_t block) {
-              return std::ranges::find(std::span(b, static_cast<size_t>(selection.top)), block) !=
-                     b + selection.top;
-            });
+        same += std::count_if(a + 1, a + 1 + chosen, [&](int32_t block) {
+          return std::find(b, b + selection.top, block) != b + selection.top;
+        });
         count += chosen;
       }
     return count == 0 ? 1 : number(same) / number(count);
