@@ -95,6 +95,7 @@ void expect_agreement(Device& device, Inputs& inputs, int64_t vocab, int64_t gap
       *reinterpret_cast<SampleRow*>(rows.view().row<uint8_t>(b)) = sampler.row().value();
     }
     sample(device, logits, rows, tokens);
+    device.wait();
     for (int64_t b = 0; b < B; ++b) {
       const SampleRow& row = *reinterpret_cast<SampleRow*>(rows.view().row<uint8_t>(b));
       const int expected = chosen(samplers[static_cast<size_t>(b)],
@@ -132,6 +133,7 @@ TEST(SampleCuda, FindsThePlaceAmongManyEquals) {
   const auto token = [&](const SampleRow& row) {
     *reinterpret_cast<SampleRow*>(rows.view().as<uint8_t>()) = row;
     sample(*device, logits, rows, tokens);
+    device->wait();
     return *tokens.view().as<int32_t>();
   };
   constexpr double kLast = 1.0 - 0x1p-53;
