@@ -211,6 +211,10 @@ TEST_F(CudaMemory, OfLayersMayLieWithTheHost) {
   Runner runner(*model_, *device_, o);
   EXPECT_GT(runner.memory().on_host, 0);
   EXPECT_LE(runner.memory().cache.kv, o.kv_memory);
+  const std::byte* first = runner.cache().layer(0)[0].data;
+  const std::byte* last = runner.cache().layer(3)[0].data;
+  EXPECT_EQ(*last, std::byte{0});  // within the host's reach
+  EXPECT_DEATH(EXPECT_EQ(*first, std::byte{0}), "");
   Hold hold = runner.open();
   expect_near(read(runner, hold, first_), truth(first_));
 }

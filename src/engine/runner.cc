@@ -38,12 +38,18 @@ int64_t pages_at_once(const Model& model, const RunOptions& options) {
   return std::min(all, std::max(read, written));
 }
 
+/// Tokens that the cache has room for: each sequence may leave its last page part empty.
+int64_t cache_tokens(const Model& model, const RunOptions& options) {
+  return options.context + int64_t{options.sequences - 1} * model.config().page();
+}
+
 /// Bytes of the layers whose keys and values are together at most `most`, the first ones first.
 int64_t whole_layers(const Model& model, const RunOptions& options, int64_t most) {
   int64_t sum = 0;
   const auto specs = cache_specs(model.config(), options.kv);
+  const int64_t tokens = cache_tokens(model, options);
   for (auto i = static_cast<size_t>(model.host_layers()); i < specs.size(); ++i) {
-    const int64_t bytes = memory_of({specs[i]}, model.config().page(), options.context).kv;
+    const int64_t bytes = memory_of({specs[i]}, model.config().page(), tokens).kv;
     if (sum + bytes <= most) sum += bytes;
   }
   return sum;
@@ -111,8 +117,9 @@ RunMemory memory_needed(const Model& model, const Device& device, const RunOptio
   if (const int64_t left = Memory().available();
       !device.of_host() && left >= 0 && memory.on_host + memory.snapshots > left)
     fail(
-        "keys and values beyond --kv-memory take {:.1f} MiB of the host's memory, snapshots {:.1f} "
-        "MiB; {:.1f} MiB are available: use a shorter context, --kv int8, or a smaller --cache-ram",
+        "layers, keys and values that are not the GPU's take {:.1f} MiB of the host's memory, "
+        "snapshots {:.1f} MiB; {:.1f} MiB are available: use a shorter context, --kv int8, or a "
+        "smaller --cache-ram",
         mib(memory.on_host), mib(memory.snapshots), mib(left));
   return memory;
 }
@@ -130,10 +137,9 @@ CacheSize cache_size(const Model& model, const RunOptions& options, const RunMem
   const int64_t all = memory_of(cache_specs(model.config(), options.kv), page, options.context).kv;
   const bool spills = memory.on_host == 0 && memory.cache.kv < all;
   return {.page = page,
-          // Each sequence may leave its last page part empty.
-          .tokens = options.context + int64_t{options.sequences - 1} * page,
+          .tokens = cache_tokens(model, options),
           .sequences = options.sequences,
-          .kv_memory = options.kv_memory < 0 ? -1 : memory.cache.kv,
+          .kv_memory = memory.cache.kv < all ? options.kv_memory : -1,
           .snapshots = options.cache_ram,
           .snapshots_disk = options.cache_ram > 0 ? memory.disk - (spills ? all : 0) : 0,
           .directory = options.cache_dir};
