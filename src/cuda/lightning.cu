@@ -35,6 +35,8 @@ constexpr int64_t kMostCells = 32;      // whose states are put down at once: fo
 /// Blocks for few tokens whose shared memory fits a multiprocessor; so should their registers.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
 constexpr int kFewBlocks = 2;
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kFewBlocks = 3;  // ptxas would spill some of the 64 registers of four
 #else
 constexpr int kFewBlocks = 4;
 #endif
