@@ -32,11 +32,10 @@ constexpr int kChannels = 32;           // of the state, in one stage of a block
 constexpr int kStages = 3;              // tiles in flight while cells are folded
 constexpr int64_t kMostCells = 32;      // whose states are put down at once: for 32 heads of 128
                                         // 64 MB, which second-level caches hold or nearly so
-/// Blocks for few tokens whose shared memory fits a multiprocessor; so should their registers.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+/// Blocks for few tokens that a multiprocessor shall hold: the shared memory of sm_120 has room for
+/// two, and on sm_100 the registers of more would spill.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
 constexpr int kFewBlocks = 2;
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-constexpr int kFewBlocks = 3;  // ptxas would spill some of the 64 registers of four
 #else
 constexpr int kFewBlocks = 4;
 #endif
