@@ -38,8 +38,7 @@ int64_t frames_for(const std::vector<CacheSpec>& specs, const CacheSize& size,
                    const std::vector<Memory*>& memory) {
   const int64_t pages = pages_for(size.tokens, size.page);
   const int64_t bytes = bytes_of(specs, Field::Growth::paged, Field::Role::kv);
-  const bool of_host =
-      std::ranges::all_of(memory, [](const Memory* of_layer) { return of_layer->of_host(); });
+  const bool of_host = std::ranges::all_of(memory, &Memory::of_host);
   if (size.kv_memory < 0 || bytes == 0 || !of_host) return pages;
   const int64_t frames = std::min(pages, size.kv_memory / bytes);
   if (frames == 0 && pages > 0)

@@ -17,6 +17,7 @@ Frames::Frames(std::vector<CacheSpec> layers, int64_t pages, int64_t frames,
                int64_t kv_memory)
     : pages_(pages),
       frames_(std::min(frames, pages)),
+      of_host_(std::ranges::all_of(memory, &Memory::of_host)),
       directory_(std::move(directory)),
       origins_(static_cast<size_t>(pages)),
       touched_(static_cast<size_t>(pages), false) {
@@ -217,8 +218,7 @@ void Frames::attach(int32_t page, std::shared_ptr<PageStore> store, int64_t reco
     layer.frame[index_of(page)] = -1;
     ++unread_;
   }
-  if (std::ranges::all_of(layers_, [](const Layer& layer) { return layer.memory->of_host(); }))
-    return;
+  if (of_host_) return;
   // Ops that run by themselves cannot ask for what they lack.
   for (size_t i = 0; i < layers_.size(); ++i)
     if (layers_[i].bytes > 0) fetch(layers_[i], static_cast<int>(i), page);

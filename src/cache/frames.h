@@ -113,6 +113,7 @@ class Frames {
   int64_t place(const Layer& layer, int32_t page) const { return page * bytes_ + layer.offset; }
 
   int64_t pages_, frames_;
+  bool of_host_;       ///< all layers' memories
   int64_t bytes_ = 0;  ///< of a page in all layers
   std::filesystem::path directory_;
   std::vector<Layer> layers_;

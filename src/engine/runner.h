@@ -58,7 +58,7 @@ struct RunMemory {
   int64_t on_host = 0;  ///< bytes of the host beside a GPU: layers of its own, and keys and values
                         ///< that the GPU reads there
 
-  int64_t total() const { return cache.total() + snapshots + workspace; }
+  int64_t total() const { return cache.total() + snapshots + workspace + on_host; }
 };
 
 /// Runs steps of a model over sequences whose memory it owns. One thread at a time.

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "base/error.h"
+#include "ops/sample.h"
 
 namespace sala {
 namespace {
@@ -140,7 +141,7 @@ void read_rope_scaling(const Keys& keys, int64_t max_positions, RopeConfig& rope
 
 ModelConfig common(const Keys& keys) {
   ModelConfig c;
-  c.vocab = keys.integer("vocab_size", 1, INT32_MAX);
+  c.vocab = keys.integer("vocab_size", 1, kMostVocabulary);
   c.hidden = keys.extent("hidden_size");
   c.intermediate = keys.extent("intermediate_size");
   c.norm_eps = static_cast<float>(keys.real_or("rms_norm_eps", 1e-6));

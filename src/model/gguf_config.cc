@@ -2,6 +2,7 @@
 // the RoPE factors that converters store as a tensor.
 #include "base/error.h"
 #include "model/config.h"
+#include "ops/sample.h"
 #include "weights/decode.h"
 #include "weights/gguf.h"
 
@@ -121,6 +122,9 @@ ModelConfig gguf_config(const Gguf& gguf) {
   if (embedding == nullptr || embedding->shape.size() != 2)
     fail("{}: tensor token_embd.weight is missing or not a matrix", keys.file());
   c.vocab = embedding->shape[0];
+  if (c.vocab > kMostVocabulary)
+    fail("{}: tensor token_embd.weight has {} rows; expected at most {} tokens", keys.file(),
+         c.vocab, kMostVocabulary);
   c.tied = gguf.find_tensor("output.weight") == nullptr;
   if (gguf.has("tokenizer.ggml.bos_token_id"))
     c.bos = static_cast<int>(gguf.integer("tokenizer.ggml.bos_token_id"));

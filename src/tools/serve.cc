@@ -137,7 +137,7 @@ std::vector<std::string> ServeCommand::keys() const {
   return keys;
 }
 
-/// Tokens that fit in half of what memory the system can give.
+/// Tokens that fit in half of `available` bytes.
 int64_t ServeCommand::room(const ModelConfig& config, const RunOptions& options,
                            int64_t available) const {
   if (context > 0) return context;
