@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "cpu/kernels.h"
 #include "cpu/work.h"
 
@@ -7,13 +9,16 @@
 
 namespace sala::cpu {
 
-void embed(Device& device, In ids, const Weight& table, float scale, Out h) {
+void embed(Device& device, In ids, In drawn, const Weight& table, float scale, Out h) {
   for_rows(self(device), h.dim[0], table.cols, [&](int64_t t) {
-    const int64_t id = ids.as<int32_t>()[t];
-    SALA_CHECK(id >= 0 && id < table.rows, "token {} is {} of {}", t, id, table.rows);
-    float* out = h.row<float>(t);
-    unpack_row(table, 0, id, {out, static_cast<size_t>(table.cols)});
-    for (int64_t i = 0; i < table.cols; ++i) out[i] *= scale;
+    const int id = embedded_row(ids.as<int32_t>(), static_cast<const int32_t*>(drawn.data), t);
+    SALA_CHECK(id >= kNoToken && id < table.rows, "token {} is {} of {}", t, id, table.rows);
+    const std::span<float> out(h.row<float>(t), static_cast<size_t>(table.cols));
+    if (id == kNoToken)
+      std::ranges::fill(out, 0.0f);
+    else
+      unpack_row(table, 0, id, out);
+    for (float& x : out) x *= scale;
   });
 }
 

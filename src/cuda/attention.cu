@@ -47,6 +47,7 @@ __device__ void load_tile(const KvPages& pages, const KvHead& head, bool keys, i
 /// rows.
 template <KvType kType>
 __global__ void __launch_bounds__(kThreads, 1) attend_rows(AttentionCall call, int32_t head_tiles) {
+  wait_for_earlier();
   auto& s = shared<RowsShared>();
   const KvPages& pages = call.pages;
   const int64_t t = blockIdx.x, g = blockIdx.y / head_tiles;
@@ -167,6 +168,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_rows(AttentionCall call, i
 /// A block of threads merges the parts of one head of one query left to right and finishes it, a
 /// thread a channel.
 __global__ void __launch_bounds__(kMergeThreads) merge_parts(AttentionCall call) {
+  wait_for_earlier();
   const int64_t t = blockIdx.x / call.heads, h = blockIdx.x % call.heads;
   const int64_t g = h / call.group;
   const int d = call.pages.head_dim;

@@ -96,6 +96,7 @@ struct Walk {
 template <int kDim, int kWarps>
 __global__ void __launch_bounds__(kWarps* kWarpThreads)
     attend_tile(AttentionCall call, int32_t tile_tokens, int32_t tile_heads) {
+  wait_for_earlier();
   constexpr int kThreads = kWarps * kWarpThreads;
   constexpr int kSteps = kDim / 16, kTiles = kPage / 8, kOutputs = kDim / 8;
   auto& s = shared<TilesShared<kDim, kWarps>>();

@@ -93,6 +93,10 @@ void check(cudaError_t status) {
 CudaDevice::CudaDevice(int ordinal) : Device(name_of_gpu(ordinal), cuda_ops()), ordinal_(ordinal) {
   bind();
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  int major = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal));
+  launches_early_ = major >= 9;
+  for (cudaEvent_t& mark : marks_) check(cudaEventCreateWithFlags(&mark, cudaEventDisableTiming));
   for (Staging& staging : staging_) {
     void* data = nullptr;
     check(cudaHostAlloc(&data, kStaging, cudaHostAllocPortable));
@@ -105,6 +109,7 @@ CudaDevice::~CudaDevice() {
   cudaSetDevice(ordinal_);
   cudaStreamSynchronize(stream_);
   for (Buffer& buffer : scratch_) release(buffer);
+  for (cudaEvent_t mark : marks_) cudaEventDestroy(mark);
   for (const Staging& staging : staging_) {
     cudaEventDestroy(staging.passed);
     cudaFreeHost(staging.data);
@@ -116,6 +121,16 @@ CudaDevice::~CudaDevice() {
 void CudaDevice::bind() const { check(cudaSetDevice(ordinal_)); }
 
 void CudaDevice::wait() { check(cudaStreamSynchronize(stream_)); }
+
+int64_t CudaDevice::mark() {
+  check(cudaEventRecord(marks_[marked_ % kMarks], stream_));
+  return marked_++;
+}
+
+void CudaDevice::wait_for(int64_t mark) {
+  SALA_CHECK(mark >= marked_ - kMarks && mark < marked_, "mark {} of {}", mark, marked_);
+  check(cudaEventSynchronize(marks_[mark % kMarks]));
+}
 
 Storage CudaDevice::allocate(int64_t bytes) {
   bind();

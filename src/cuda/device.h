@@ -9,6 +9,10 @@
 #include "ops/device.h"
 
 #ifdef SALA_CUDA_EMULATION
+#include <deque>
+#include <variant>
+
+#include "cuda/emulation/emulation.h"
 #include "cuda/emulation/memory.h"
 #else
 #include <cuda_runtime.h>
@@ -22,7 +26,7 @@ void check(cudaError_t status);
 #endif
 
 /// One NVIDIA GPU, or its emulation on the host: ops and copies run one after the other, in the
-/// order of the calls, behind the host's back until a read() waits for them. Ops take memory of the
+/// order of the calls, behind the host's back until it waits for them. Ops take memory of the
 /// device, or of the host where it came from allocate_on_host().
 class CudaDevice final : public Device {
  public:
@@ -39,8 +43,10 @@ class CudaDevice final : public Device {
   void copy(std::byte* to, const std::byte* from, int64_t bytes) override;
   void fill(std::byte* to, std::byte value, int64_t bytes) override;
   int64_t available() const override;
-#ifndef SALA_CUDA_EMULATION
   void wait() override;
+  int64_t mark() override;
+  void wait_for(int64_t mark) override;
+#ifndef SALA_CUDA_EMULATION
   Limits limits() override;
 #endif
   /// Captured graphs, of short steps.
@@ -52,20 +58,31 @@ class CudaDevice final : public Device {
   std::byte* scratch(int lane, int64_t bytes);
 
 #ifdef SALA_CUDA_EMULATION
-  /// What a GPU would be told to do, done now with the device's memory within reach; while a step
-  /// is recorded it is kept, too.
-  using Command = std::function<void()>;
+  /// What a GPU would be told to do, done when the host waits for it, with the device's memory
+  /// within reach; while a step is recorded it is kept, too.
+  using Command = std::variant<std::function<void()>, emulation::Kernel>;
   void command(Command command);
   std::vector<Command> record(const std::function<void()>& work);
 #else
   cudaStream_t stream() const { return stream_; }
+  /// Whether a kernel may begin before the one in front of it has ended.
+  bool launches_early() const { return launches_early_; }
   /// How often scratch has moved: commands recorded before that name memory that is gone.
   int64_t moves() const { return moves_; }
 #endif
 
  private:
 #ifdef SALA_CUDA_EMULATION
+  struct Asked {
+    Command command;
+    std::unique_ptr<emulation::Launch> launch{};  ///< of a kernel that has begun
+  };
+  void begin(Asked& asked);
+  void finish(Asked& asked);
+
   std::shared_ptr<emulation::DeviceMemory> memory_;
+  std::deque<Asked> asked_;  ///< and not done
+  int64_t done_ = 0;         ///< commands
   std::vector<Storage> scratch_;
   std::vector<int64_t> scratch_sizes_;
   std::vector<Command>* record_ = nullptr;
@@ -82,8 +99,13 @@ class CudaDevice final : public Device {
   void bind() const;
   void release(Buffer& buffer);
 
+  static constexpr int kMarks = 2;
+
   int ordinal_;
   cudaStream_t stream_ = nullptr;
+  bool launches_early_ = false;
+  cudaEvent_t marks_[kMarks] = {};
+  int64_t marked_ = 0;
   std::vector<Buffer> scratch_;
   int64_t moves_ = 0;
   Staging staging_[2];

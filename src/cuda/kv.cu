@@ -66,6 +66,7 @@ template <KvType kType, int kTokens>
 __global__ void __launch_bounds__(kThreads)
     append_run(StepTokens step, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
                KvPages pages) {
+  wait_for_earlier();
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kTokens;
   const int64_t total = step.starts[step.sequences];
   const int count = static_cast<int>(total - first < kTokens ? total - first : kTokens);
@@ -124,6 +125,7 @@ __global__ void __launch_bounds__(kThreads)
 template <KvType kType>
 __global__ void __launch_bounds__(kWindowThreads, 8)
     compress_window(StepTokens step, KvPages pages, CompressedKeys keys) {
+  wait_for_earlier();
   const int64_t t = blockIdx.x, g = blockIdx.y;
   const int32_t last = step.positions[t];
   const int32_t begin = last + 1 - keys.size;

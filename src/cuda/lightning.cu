@@ -81,6 +81,7 @@ __device__ inline void remember(const Mix& mix, int64_t t) {
 /// its cell stays open. A row of up to 4096 outputs and what they are multiplied by wait in
 /// registers.
 __global__ void __launch_bounds__(kThreads) finish_token(Mix mix, Finish finish) {
+  wait_for_earlier();
   const int64_t t = blockIdx.x;
   remember(mix, t);
   if (finish.norm == nullptr && finish.gate == nullptr) return;

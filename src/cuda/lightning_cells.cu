@@ -53,6 +53,7 @@ __device__ inline float* cell_state(const Mix& mix, int64_t n, int h) {
 /// full cells among those of [first_cell, end_cell) and puts down what each begins with, those that
 /// stay open too. The next tiles are copied meanwhile.
 __global__ void __launch_bounds__(kThreads, 1) fold_cells(Mix mix) {
+  wait_for_earlier();
   auto& s = shared<FoldShared>();
   const auto b = static_cast<int32_t>(blockIdx.y);
   const Place at(mix, b, slices_of(mix.d));
@@ -184,6 +185,7 @@ __device__ inline void add_values(const float (*weights)[kTile], const Row* valu
 /// and head blockIdx.x. A warp has four tokens, a lane four columns; of scores a key. The state
 /// comes by 32 channels, the next ones while these are multiplied.
 __global__ void __launch_bounds__(kThreads, 2) mix_cells(Mix mix) {
+  wait_for_earlier();
   auto& s = shared<CellShared>();
   const int64_t cell = mix.first_cell + blockIdx.y;
   int32_t b = 0;  // the last sequence whose cells begin at or before this one

@@ -99,6 +99,7 @@ __device__ inline void fold(const Mix& mix, const Place& at, FewShared& s, int64
 /// of scores keys. All that the first tokens need is copied at once. Shared memory holds the slice
 /// of the state throughout.
 __global__ void __launch_bounds__(kThreads, kFewBlocks) mix_few(Mix mix) {
+  wait_for_earlier();
   auto& s = shared<FewShared>();
   const Place at(mix, static_cast<int32_t>(blockIdx.y), slices_of(mix.d));
   if (at.begin == at.end) return;  // the whole block

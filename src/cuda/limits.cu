@@ -13,6 +13,7 @@ constexpr int kRounds = 5;
 
 /// Adds up all words of `data` [count], 16 bytes a load.
 __global__ void read_words(const std::byte* data, int64_t count, uint32_t* sink) {
+  wait_for_earlier();
   uint32_t sum = 0;
   const int64_t stride = int64_t{gridDim.x} * kThreads;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += 4 * stride) {
@@ -25,6 +26,7 @@ __global__ void read_words(const std::byte* data, int64_t count, uint32_t* sink)
 }
 
 __global__ void multiply_floats(int count, uint32_t* sink) {
+  wait_for_earlier();
   float chain[kChains];
   for (int j = 0; j < kChains; ++j) chain[j] = static_cast<float>(threadIdx.x + j);
   for (int i = 0; i < count; ++i)
@@ -36,6 +38,7 @@ __global__ void multiply_floats(int count, uint32_t* sink) {
 
 template <bool kBytes>
 __global__ void multiply_tiles(int count, uint32_t* sink) {
+  wait_for_earlier();
   const uint32_t a[4] = {threadIdx.x, 1, 2, 3}, b[2] = {threadIdx.x, 5};
   float floats[kChains][4] = {};
   int32_t integers[kChains][4] = {};

@@ -27,6 +27,7 @@ __device__ inline float value_at(const Rows& rows, int64_t t, int64_t k) {
 /// A block writes one row, as it is or rounded to bf16, zeros at its end.
 template <bool kRound>
 __global__ void f32_row(Rows rows, float* out) {
+  wait_for_earlier();
   const int64_t t = blockIdx.x;
   for (int64_t k = threadIdx.x; k < rows.out_stride; k += kThreads) {
     const float x = value_at(rows, t, k);
@@ -35,6 +36,7 @@ __global__ void f32_row(Rows rows, float* out) {
 }
 
 __global__ void bf16_row(Rows rows, uint16_t* out) {
+  wait_for_earlier();
   const int64_t t = blockIdx.x;
   for (int64_t k = threadIdx.x; k < rows.out_stride; k += kThreads)
     out[t * rows.out_stride + k] = f32_to_bf16(value_at(rows, t, k));
@@ -43,6 +45,7 @@ __global__ void bf16_row(Rows rows, uint16_t* out) {
 /// A warp rounds one group of one row to codes: a lane has every 32nd column. `values` takes scale
 /// * code where it is given, else `codes` and `scales` take them apart.
 __global__ void int8_group(Rows rows, int64_t groups, float* values, int8_t* codes, float* scales) {
+  wait_for_earlier();
   const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
   const int64_t row_blocks = (groups + kWarps - 1) / kWarps;
   const int64_t t = blockIdx.x / row_blocks;

@@ -140,6 +140,7 @@ __device__ void sum_bf16(const Product& p, const Place& at, const std::byte* pan
 
 template <int kParts, int kTiles, bool kRounds>
 __global__ void __launch_bounds__(kThreads<kTiles>, 1) bf16_decode(Product p) {
+  wait_for_earlier();
   decode<kParts, kTiles>(p, [](auto&&... all) { sum_bf16<kTiles, kRounds>(all...); });
 }
 
@@ -205,6 +206,7 @@ __device__ void sum_codes(const Product& p, const Place& at, const std::byte* pa
 
 template <WeightType kType, int kParts, int kTiles>
 __global__ void __launch_bounds__(kThreads<kTiles>, 1) int8_decode(Product p) {
+  wait_for_earlier();
   decode<kParts, kTiles>(p, [](auto&&... all) { sum_codes<kType, kTiles>(all...); });
 }
 

@@ -20,6 +20,7 @@ struct DecodeShared {
 /// once and the rows once a block.
 template <WeightType kType, int kParts, int kTile>
 __global__ void __launch_bounds__(kDecodeThreads) fma_decode(Product p) {
+  wait_for_earlier();
   auto& s = shared<DecodeShared>();
   const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
   const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
@@ -76,6 +77,7 @@ struct TileShared {
 /// columns of one row; then a thread has 2 outputs of each panel for 4 rows.
 template <WeightType kType>
 __global__ void __launch_bounds__(kTileThreads) fma_tile(Product p) {
+  wait_for_earlier();
   auto& s = shared<TileShared>();
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarpThreads, warp = thread / kWarpThreads;

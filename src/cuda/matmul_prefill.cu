@@ -176,6 +176,7 @@ __device__ inline void multiply_bf16(const Place& at, const Bf16Stage& stage, Su
 
 /// bf16 weights times bf16 activations, 64 columns a chunk.
 __global__ void __launch_bounds__(kThreads, 1) bf16_prefill(Product p) {
+  wait_for_earlier();
   auto& s = shared<Bf16Shared>();
   const Place at(p);
   Sums total = {}, sum = {};
@@ -305,6 +306,7 @@ __device__ inline void multiply_codes(const Place& at, const CodeStage<kType>& s
 /// Codes of weights times codes of activations.
 template <WeightType kType>
 __global__ void __launch_bounds__(kThreads, 1) int8_prefill(Product p) {
+  wait_for_earlier();
   constexpr int kStages = CodeShared<kType>::kStages;
   constexpr int kGroups = CodeStage<kType>::kGroups;
   auto& s = shared<CodeShared<kType>>();

@@ -47,6 +47,7 @@ __device__ inline void store_normed(const Rows& rows, int64_t t, int64_t i, floa
 /// A block is one row; a thread takes every kThreads-th four of columns, twice: to add and to sum,
 /// then to scale.
 __global__ void __launch_bounds__(kThreads) residual_norm_row(Rows rows) {
+  wait_for_earlier();
   const int64_t t = blockIdx.x;
   const int64_t first = 4 * static_cast<int64_t>(threadIdx.x);
   constexpr int64_t kStep = int64_t{4} * kThreads;

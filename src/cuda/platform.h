@@ -29,6 +29,19 @@ __device__ T& shared() {
 #endif
 }
 
+/// The first thing that every thread of a kernel does, but for reading what no kernel writes: waits
+/// until the kernels launched before are done and what they wrote is there. Until then they may
+/// still run, where the GPU can begin a kernel that early, and from here on so may the next one,
+/// which hides the time between two kernels.
+__device__ inline void wait_for_earlier() {
+#ifdef SALA_CUDA_EMULATION
+  emulation::wait_for_earlier();
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" : : : "memory");
+#endif
+}
+
 struct Grid {
   int64_t x = 1, y = 1, z = 1;
 };
@@ -42,11 +55,12 @@ void launch(Device& device, Grid grid, int threads, size_t shared, void (*kernel
   SALA_CHECK(grid.x < (int64_t{1} << 31) && grid.y < 65536 && grid.z < 65536,
              "a grid of {} x {} x {} blocks", grid.x, grid.y, grid.z);
 #ifdef SALA_CUDA_EMULATION
-  self(device).command([=, ... values = Parameters(arguments)] {
-    emulation::run({static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
-                    static_cast<unsigned>(grid.z)},
-                   {static_cast<unsigned>(threads), 1, 1}, shared, [&] { kernel(values...); });
-  });
+  self(device).command(emulation::Kernel{
+      .grid = {static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
+               static_cast<unsigned>(grid.z)},
+      .block = {static_cast<unsigned>(threads), 1, 1},
+      .shared = shared,
+      .thread = [kernel, ... values = Parameters(arguments)] { kernel(values...); }});
 #else
   if (shared > (48 << 10))
     check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
@@ -58,6 +72,11 @@ void launch(Device& device, Grid grid, int threads, size_t shared, void (*kernel
   config.blockDim = {static_cast<unsigned>(threads), 1, 1};
   config.dynamicSmemBytes = shared;
   config.stream = self(device).stream();
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &early;
+  config.numAttrs = self(device).launches_early() ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
 #endif
 }

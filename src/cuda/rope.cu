@@ -24,6 +24,7 @@ struct Table {
 
 /// A thread makes one entry of both tables.
 __global__ void __launch_bounds__(kTableThreads) rope_entry(Table table) {
+  wait_for_earlier();
   const int64_t entry = static_cast<int64_t>(blockIdx.x) * kTableThreads + threadIdx.x;
   if (entry >= table.tokens * table.half) return;
   const int64_t t = entry / table.half, i = entry % table.half;
@@ -75,6 +76,7 @@ __device__ inline void turn(const Heads& heads, int64_t t, float* x, int i, Pair
 
 /// A warp takes one head of one token, a lane every 32nd pair.
 __global__ void __launch_bounds__(kHeadThreads) norm_rope_head(Heads heads) {
+  wait_for_earlier();
   const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
   const int64_t head =
       static_cast<int64_t>(blockIdx.x) * (kHeadThreads / kWarpThreads) + threadIdx.x / kWarpThreads;

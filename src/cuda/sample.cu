@@ -134,6 +134,7 @@ struct FirstShared {
 
 /// A block takes chunk blockIdx.x of row blockIdx.y, here and in weigh_chunk.
 __global__ void __launch_bounds__(kThreads) find_first(SampleCall call) {
+  wait_for_earlier();
   auto& s = shared<FirstShared>();
   const int64_t b = blockIdx.y;
   const int thread = static_cast<int>(threadIdx.x);
@@ -154,6 +155,7 @@ __global__ void __launch_bounds__(kThreads) find_first(SampleCall call) {
 }
 
 __global__ void __launch_bounds__(kThreads) weigh_chunk(SampleCall call) {
+  wait_for_earlier();
   const int64_t b = blockIdx.y;
   const Row row = row_of(call, b);
   if (!row.draws) return;  // the whole block
@@ -332,6 +334,7 @@ __device__ Found find(ChooseShared& s, const SampleCall& call, const Row& row, W
 
 /// A block is a row.
 __global__ void __launch_bounds__(kChooseThreads, 1) choose_token(SampleCall call) {
+  wait_for_earlier();
   auto& s = shared<ChooseShared>();
   const int64_t b = blockIdx.x;
   const Row row = row_of(call, b);

@@ -58,6 +58,7 @@ __device__ inline void multiply(const float (&q)[kTileHeads][kMostDim], const T*
 /// thread a window.
 template <class T>
 __global__ void __launch_bounds__(kThreads) normalise_windows(SelectCall call) {
+  wait_for_earlier();
   auto& s = shared<ScoreShared>();
   const Query query = query_of(call, blockIdx.x);
   const int32_t windows = call.coarse.visible(query.position);
@@ -104,6 +105,7 @@ struct MergeShared {
 /// Only the sum goes from tile to tile; what it is multiplied by follows from the largest scores up
 /// to each tile, which lanes find together.
 __global__ void __launch_bounds__(kThreads) merge_tiles(SelectCall call) {
+  wait_for_earlier();
   auto& s = shared<MergeShared>();
   constexpr float kNone = -std::numeric_limits<float>::infinity();
   const Query query = query_of(call, blockIdx.x);
@@ -144,6 +146,7 @@ __global__ void __launch_bounds__(kThreads) merge_tiles(SelectCall call) {
 /// window: theirs and the one before them.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 1) rank_blocks(SelectCall call, int32_t tile_blocks) {
+  wait_for_earlier();
   auto& s = shared<ScoreShared>();
   const Query query = query_of(call, blockIdx.x);
   const auto first = static_cast<int32_t>(blockIdx.y) * tile_blocks;
@@ -249,6 +252,7 @@ struct Ranks {
 /// written in order, a run of neighbouring blocks by each warp.
 template <int kChoosers>
 __global__ void __launch_bounds__(kChoosers) choose_blocks(SelectCall call) {
+  wait_for_earlier();
   constexpr int kBatch = Ranks::kBatch;
   auto& s = shared<ChooseShared<kChoosers>>();
   const Query query = query_of(call, blockIdx.x);

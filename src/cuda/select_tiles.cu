@@ -220,6 +220,7 @@ __device__ inline Normaliser normaliser_of(float (&scores)[kSlices][4], int i, i
 /// query, or kWide tiles of several.
 template <int kDim, int kQueries>
 __global__ void __launch_bounds__(kThreads, kQueries == 1 ? 1 : 4) normalise_tile(SelectCall call) {
+  wait_for_earlier();
   auto& s = shared<NormaliseShared<kDim, kQueries>>();
   constexpr int32_t kWindows = kTileWindows * (kQueries == 1 ? 1 : kWide);
   const Tile<kQueries> tile(call);
@@ -298,6 +299,7 @@ __device__ inline float sum_votes(const float (&votes)[kSlices][2]) {
 template <int kDim, int kQueries>
 __global__ void __launch_bounds__(kThreads, kQueries == 1 ? 1 : 4)
     rank_tile(SelectCall call, int32_t tile_blocks) {
+  wait_for_earlier();
   auto& s = shared<RankShared<kDim, kQueries>>();
   const Tile<kQueries> tile(call);
   const Query& query = tile.query;

@@ -13,6 +13,12 @@ namespace {
 constexpr int64_t kGenerated = 16;  // tokens of a sample
 constexpr int kSamples = 3;         // at least
 
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
 double median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
   std::ranges::nth_element(values, middle);
@@ -58,31 +64,55 @@ std::vector<Hold> Benchmark::begin(const BenchCase& what) {
   return holds;
 }
 
-void Benchmark::step(std::vector<Hold>& holds, int64_t tokens, bool logits, Sample& sample) {
+/// Launches a step of as many tokens for each sequence, and counts its work.
+void Benchmark::launch(std::vector<Hold>& holds, std::span<const int> tokens, bool logits,
+                       Sample& sample) {
   const ModelConfig& config = runner_.model().config();
   const RunOptions& options = runner_.options();
-  const auto count = static_cast<int64_t>(holds.size());
-  const std::vector<int> ids = random_tokens(count * tokens, config.vocab, random_);
-  const int64_t depth = holds[0].length();
+  const int64_t depth = holds[0].length(), each = std::ssize(tokens) / std::ssize(holds);
   std::vector<Runner::Row> rows;
-  for (int64_t i = 0; i < count; ++i)
-    rows.push_back({.hold = holds[static_cast<size_t>(i)],
-                    .tokens = std::span(ids).subspan(static_cast<size_t>(i * tokens),
-                                                     static_cast<size_t>(tokens)),
-                    .logits = logits ? 1 : 0,
-                    .prompt = depth + tokens});
-  const auto start = std::chrono::steady_clock::now();
-  runner_.step(rows);
-  device_.wait();
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  sample.seconds += seconds.count();
-  sample.tokens += count * tokens;
+  for (size_t i = 0; i < holds.size(); ++i)
+    rows.push_back(
+        {.hold = holds[i],
+         .tokens = tokens.subspan(i * static_cast<size_t>(each), static_cast<size_t>(each)),
+         .logits = logits ? 1 : 0,
+         .prompt = depth + each,
+         .draw = SampleRow{}});
+  runner_.launch(rows);
+  sample.tokens += std::ssize(tokens);
   // The weights are read once, whoever shares the step.
-  const auto each = static_cast<double>(count);
+  const auto count = static_cast<double>(holds.size());
   sample.bytes += static_cast<double>(runner_.model().step_bytes()) +
-                  each * cache_bytes(config, options.kv, options.sparse, depth, tokens);
-  sample.matmul += each * matmul_operations(config, tokens, rows[0].logits);
-  sample.mixing += each * mixing_operations(config, options.sparse, depth, tokens);
+                  count * cache_bytes(config, options.kv, options.sparse, depth, each);
+  sample.matmul += count * matmul_operations(config, each, rows[0].logits);
+  sample.mixing += count * mixing_operations(config, options.sparse, depth, each);
+}
+
+/// One step of a prompt.
+void Benchmark::read(std::vector<Hold>& holds, int64_t tokens, bool logits, Sample& sample) {
+  const auto ids =
+      random_tokens(std::ssize(holds) * tokens, runner_.model().config().vocab, random_);
+  const auto start = Clock::now();
+  launch(holds, ids, logits, sample);
+  runner_.finish();
+  device_.wait();
+  sample.seconds += seconds_since(start);
+}
+
+/// Tokens of replies, in steps as the engine takes them: each behind the one that was drawn, where
+/// the device can go ahead.
+void Benchmark::write(std::vector<Hold>& holds, int64_t tokens, Sample& sample) {
+  const int64_t vocab = runner_.model().config().vocab;
+  std::vector<int> drawn;
+  for (int64_t i = 0; i < std::ssize(holds); ++i) drawn.push_back(drawn_id(i));
+  const auto start = Clock::now();
+  for (int64_t i = 0; i < tokens; ++i) {
+    if (runner_.launched() == 0)
+      launch(holds, random_tokens(std::ssize(holds), vocab, random_), true, sample);
+    if (i + 1 < tokens && runner_.can_go_ahead()) launch(holds, drawn, true, sample);
+    runner_.finish();
+  }
+  sample.seconds += seconds_since(start);
 }
 
 void Benchmark::Sample::add(const Sample& other) {
@@ -112,7 +142,7 @@ BenchRow Benchmark::measure(const BenchCase& what) {
   Sample warm;
   {
     std::vector<Hold> holds = begin(what);
-    for (int i = 0; i < 3; ++i) step(holds, 1, true, warm);  // a GPU records the second
+    write(holds, 3, warm);  // a GPU records the second step
   }
   measured_.push_back(device_.limits());
   for (int parts = 0; parts < kSamples;) {
@@ -123,9 +153,9 @@ BenchRow Benchmark::measure(const BenchCase& what) {
       const int64_t count =
           std::min<int64_t>(what.tokens - done, prompt ? runner_.options().chunk : kGenerated);
       if (prompt)
-        step(holds, count, done + count == what.tokens, part);
+        read(holds, count, done + count == what.tokens, part);
       else
-        for (int64_t i = 0; i < count; ++i) step(holds, 1, true, part);
+        write(holds, count, part);
       done += count;
       const Limits before = measured_.back(), after = device_.limits();
       measured_.push_back(after);

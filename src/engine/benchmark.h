@@ -51,7 +51,9 @@ class Benchmark {
     void add(const Sample& other);
   };
   std::vector<Hold> begin(const BenchCase& what);
-  void step(std::vector<Hold>& holds, int64_t tokens, bool logits, Sample& sample);
+  void launch(std::vector<Hold>& holds, std::span<const int> tokens, bool logits, Sample& sample);
+  void read(std::vector<Hold>& holds, int64_t tokens, bool logits, Sample& sample);
+  void write(std::vector<Hold>& holds, int64_t tokens, Sample& sample);
   double least_seconds(const Sample& sample, const Limits& limits) const;
 
   Runner& runner_;

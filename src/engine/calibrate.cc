@@ -153,7 +153,7 @@ Calibration::Calibration(ModelFiles files, std::string_view text, int threads,
   files_.weights.parallel = parallel_;
   const Weight table = files_.weights.take_matrix("model.embed_tokens.weight", files_.config.vocab,
                                                   files_.config.hidden);
-  embed(*device_, window(std::span<const int32_t>(read), {tokens}), table,
+  embed(*device_, window(std::span<const int32_t>(read), {tokens}), {}, table,
         files_.config.embed_scale, hidden_.view());
 }
 

@@ -126,23 +126,29 @@ void Engine::publish() {
   counters_ = now_;
 }
 
-/// Whether the loop has something to do.
-bool Engine::awake() const {
-  return stopping_ || !arrived_.empty() || !cancelled_.empty() || !calls_.empty() ||
-         !scheduler_.idle();
+/// Whether other threads want something.
+bool Engine::asked() const {
+  return stopping_ || !arrived_.empty() || !cancelled_.empty() || !calls_.empty();
+}
+
+bool Engine::nobody_asks() const {
+  const Lock lock(mutex_);
+  return !asked();
 }
 
 void Engine::loop() {
   for (bool stop = false; !stop || !tasks_.empty();) {
     {
       const Lock lock(mutex_);
-      while (!awake()) wake_.wait(mutex_);
+      while (!asked() && scheduler_.idle() && on_its_way_.empty()) wake_.wait(mutex_);
       stop = stopping_;
     }
-    take_in();
-    if (stop)
-      for (const uint64_t id : scheduler_.ids()) end(id, {.finish = Finish::cancelled});
-    if (!scheduler_.idle()) step();
+    if (on_its_way_.empty()) {
+      take_in();
+      if (stop)
+        for (const uint64_t id : scheduler_.ids()) end(id, {.finish = Finish::cancelled});
+    }
+    if (!scheduler_.idle() || !on_its_way_.empty()) step();
     publish();
   }
 }
@@ -183,6 +189,8 @@ void Engine::step() {
   } catch (const Error& e) {
     // A page that cannot be read or written: what has been done to the sequences is unknown. Only
     // jobs with a hold have one.
+    runner_.forget_launched();
+    on_its_way_.clear();
     for (const uint64_t id : scheduler_.ids()) {
       Job& job = *scheduler_.find(id);
       if (!job.hold) continue;
@@ -192,41 +200,66 @@ void Engine::step() {
   }
 }
 
+/// One step, and the launch of the one behind it where the device can have it before this one's
+/// tokens are known: then it works while they are told.
 void Engine::advance() {
+  if (on_its_way_.empty()) on_its_way_ = launch(scheduler_.plan(), {});
+  if (on_its_way_.empty()) return;
+  const Parts parts = std::exchange(on_its_way_, {});
+  if (runner_.can_go_ahead() && nobody_asks())
+    on_its_way_ = launch(scheduler_.plan_ahead(parts), parts);
+  if (!on_its_way_.empty()) ++now_.steps_ahead;
   const auto start = Clock::now();
-  const std::vector<Scheduler::Part> parts = scheduler_.plan();
-  if (parts.empty()) return;
-  std::vector<Runner::Row> rows;
-  for (const auto& [job, tokens, logits] : parts) {
-    Task& task = tasks_.at(job->id);
-    if (task.began == Clock::time_point{}) task.began = start;
-    rows.push_back({.hold = *job->hold,
-                    .tokens = std::span(job->text).subspan(static_cast<size_t>(job->hold->length()),
-                                                           static_cast<size_t>(tokens)),
-                    .logits = logits,
-                    .prompt = job->prompt,
-                    .draw = job->every_logit ? std::nullopt : task.writer.draw()});
-  }
-  const auto planned = Clock::now();
-  now_.schedule_seconds += seconds(planned - start);
-  const In all = runner_.step(rows);
+  const In all = runner_.finish();
   const auto computed = Clock::now();
   ++now_.steps;
-  now_.step_seconds += seconds(computed - planned);
-  scheduler_.commit(parts);
+  now_.step_seconds += seconds(computed - start);
   int64_t row = 0;
   for (const Scheduler::Part& part : parts) {
     const int drawn = part.logits == 1 ? runner_.drawn()[static_cast<size_t>(row)] : kNoToken;
-    hear(part, sala::rows(all, row, part.logits), drawn);
+    if (part.job != nullptr) hear(part, sala::rows(all, row, part.logits), drawn);
     row += part.logits;
   }
   now_.sample_seconds += seconds(Clock::now() - computed);
 }
 
+/// Launches a step, whose tokens are drawn in the step `before` where that is not finished.
+Engine::Parts Engine::launch(Parts parts, const Parts& before) {
+  if (parts.empty()) return parts;
+  const auto start = Clock::now();
+  std::vector<int> drawn(parts.size());
+  std::vector<Runner::Row> rows;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const auto& [job, tokens, logits, end] = parts[i];
+    Task& task = tasks_.at(job->id);
+    if (task.began == Clock::time_point{}) task.began = start;
+    std::span<const int> text;
+    if (before.empty()) {
+      text = std::span(job->text).subspan(static_cast<size_t>(end - tokens),
+                                          static_cast<size_t>(tokens));
+    } else {
+      drawn[i] = drawn_id(std::ranges::find(before, job, &Scheduler::Part::job) - before.begin());
+      text = {&drawn[i], 1};
+    }
+    rows.push_back(
+        {.hold = *job->hold,
+         .tokens = text,
+         .logits = logits,
+         .prompt = job->prompt,
+         .draw = job->every_logit ? std::nullopt : task.writer.draw(before.empty() ? 0 : 1)});
+  }
+  const auto planned = Clock::now();
+  now_.schedule_seconds += seconds(planned - start);
+  runner_.launch(rows);
+  scheduler_.commit(parts);
+  now_.step_seconds += seconds(Clock::now() - planned);
+  return parts;
+}
+
 void Engine::hear(const Scheduler::Part& part, In logits, int drawn) {
   Job& job = *part.job;
   Task& task = tasks_.at(job.id);
-  const int64_t now = job.hold->length(), before = now - part.tokens;
+  const int64_t now = part.end, before = now - part.tokens;
   ReplyEvent event;
   event.prompt_read = std::min(now, job.prompt);
   try {
@@ -270,6 +303,8 @@ void Engine::write(Task& task, Job& job, In logits, int drawn, ReplyEvent& event
       event.tokens.push_back(*piece.token);
       job.text.push_back(*piece.token);
       ++task.usage.generated;
+    } else if (job.hold->length() > std::ssize(job.text)) {
+      job.text.push_back(drawn);  // a step on its way reads it
     }
     if (piece.logprobs) event.logprobs.push_back(std::move(*piece.logprobs));
     event.text = std::move(piece.text);
@@ -280,6 +315,8 @@ void Engine::write(Task& task, Job& job, In logits, int drawn, ReplyEvent& event
 void Engine::end(uint64_t id, ReplyEvent event) {
   const auto node = tasks_.extract(id);
   Task& task = node.mapped();
+  for (Scheduler::Part& part : on_its_way_)
+    if (part.job != nullptr && part.job->id == id) part.job = nullptr;
   scheduler_.remove(id, task.request.reuse && event.error.empty());
   if (event.error.empty()) {
     event.text += task.writer.flush();

@@ -31,6 +31,7 @@ class Engine {
     int64_t requests = 0;  ///< ended, all kinds
     int64_t prompt_tokens = 0, cached_tokens = 0, read_again_tokens = 0, generated_tokens = 0;
     int64_t preemptions = 0, steps = 0;
+    int64_t steps_ahead = 0;  ///< launched before the one in front of them was finished
     int64_t pages = 0, free_pages = 0, snapshot_bytes = 0;
     double step_seconds = 0.0;      ///< in the model
     double schedule_seconds = 0.0;  ///< choosing what a step does
@@ -83,16 +84,20 @@ class Engine {
     Clock::time_point arrived{}, began{}, first_token{};
   };
 
+  using Parts = std::vector<Scheduler::Part>;
+
   void loop();
   void step();
   void advance();
+  Parts launch(Parts parts, const Parts& before);
   void take_in();
   void hear(const Scheduler::Part& part, In logits, int drawn);
   void hear_prompt(Task& task, Job& job, int64_t before, In logits, ReplyEvent& event);
   void write(Task& task, Job& job, In logits, int drawn, ReplyEvent& event);
   void end(uint64_t id, ReplyEvent event);
   void publish();
-  bool awake() const SALA_REQUIRES(mutex_);
+  bool asked() const SALA_REQUIRES(mutex_);
+  bool nobody_asks() const;
 
   Runner& runner_;
   const Tokenizer& tokenizer_;
@@ -100,6 +105,7 @@ class Engine {
   Scheduler scheduler_;             ///< the engine's thread only, but for longest()
   std::map<uint64_t, Task> tasks_;  ///< the engine's thread only
   Counters now_;                    ///< the engine's thread only
+  Parts on_its_way_;                ///< launched; the engine's thread only
 
   mutable Mutex mutex_;
   Condition wake_, ended_;

@@ -31,6 +31,10 @@ class Reply {
                  .logprobs = options.logprobs}),
         logits_(static_cast<size_t>(runner.model().config().vocab)) {}
 
+  ~Reply() { runner_.forget_launched(); }
+  Reply(const Reply&) = delete;
+  Reply& operator=(const Reply&) = delete;
+
   Generation run() {
     auto start = Clock::now();
     const bool read = read_prompt();
@@ -41,6 +45,9 @@ class Reply {
       result_.reply_seconds = seconds_since(start);
     }
     emit(writer_.flush());
+    // A stop token that was fed is no part of the reply.
+    const auto end = std::ssize(prompt_) + std::ssize(result_.tokens);
+    if (hold_.length() > end) runner_.cache().roll_back(hold_, end);
     result_.finish = writer_.finish().value_or(Finish::cancelled);
     return std::move(result_);
   }
@@ -66,14 +73,21 @@ class Reply {
                          .marks = marks});
   }
 
-  /// Feeds the reply's last token.
-  void feed_last() {
+  void launch(int token, int64_t ahead) {
     Runner::Row row{.hold = hold_,
-                    .tokens = {&result_.tokens.back(), 1},
+                    .tokens = {&token, 1},
                     .logits = 1,
                     .prompt = static_cast<int64_t>(prompt_.size()),
-                    .draw = writer_.draw()};
-    const In logits = runner_.step({&row, 1});
+                    .draw = writer_.draw(ahead)};
+    runner_.launch({&row, 1});
+  }
+
+  /// Feeds the reply's last token, and the one behind it before it is known where the device can.
+  void feed_last() {
+    if (runner_.launched() == 0) launch(result_.tokens.back(), 0);
+    if (runner_.can_go_ahead() && std::ssize(result_.tokens) + 1 < options_.limit)
+      launch(drawn_id(0), 1);
+    const In logits = runner_.finish();
     drawn_ = runner_.drawn()[0];
     if (drawn_ == kNoToken) keep(logits);
     ++result_.reply_steps;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 
 #include "base/error.h"
 #include "cpu/device.h"
@@ -190,9 +191,17 @@ Runner::Runner(const Model& model, Device& device, const RunOptions& options)
   host_logits_ = Tensor(DType::f32, {options.logits, model.config().vocab});
   draws_ = Tensor(device, DType::u8, {options.logits, int64_t{sizeof(SampleRow)}});
   draws_tokens_ = Tensor(device, DType::i32, {options.logits});
+  told_ = device.allocate_on_host(2 * options.logits * int64_t{sizeof(int32_t)});
 }
 
-In Runner::step(std::span<Row> rows) {
+bool Runner::Launched::all_asked() const { return std::ranges::find(asked, false) == asked.end(); }
+
+bool Runner::can_go_ahead() const {
+  return !device_.of_host() && host_ == nullptr && launched() == 1 && launched_.back().all_asked();
+}
+
+void Runner::launch(std::span<Row> rows) {
+  SALA_CHECK(launched_.empty() || can_go_ahead(), "a step before the last is finished");
   const auto& sparse = model_.config().attention.sparse;
   const int dense_len = sparse ? sparse->dense_len : 0;
   Batch batch;
@@ -209,55 +218,87 @@ In Runner::step(std::span<Row> rows) {
   }
   const auto wanted = static_cast<int64_t>(batch.wanted.size());
   const Out logits = sala::rows(logits_.view(), 0, wanted);
+  Launched step{.asked = std::vector<bool>(batch.wanted.size())};
+  try {
+    write_draws(rows, step);
+    run(batch, logits);
+    for (Row& row : rows) row.hold.advance(static_cast<int64_t>(row.tokens.size()));
+    draw(step, logits);
+    step.mark = device_.mark();
+  } catch (...) {
+    launched_.clear();
+    throw;
+  }
+  launched_.push_back(std::move(step));
+}
+
+void Runner::run(const Batch& batch, Out logits) {
   Step step{.device = device_,
             .arena = arena_,
             .compute = options_.compute,
             .kv = options_.kv,
             .on_blocks = on_blocks,
-            .recordings = recordings_.get()};
+            .recordings = recordings_.get(),
+            .drawn = draws_tokens_.view()};
   arena_.rewind(0);  // a step that failed has left what it took
-  if (host_ == nullptr) {
-    model_.forward(step, nullptr, cache_, batch, logits);
-  } else {
-    host_arena_->rewind(0);
-    Step host{.device = *host_,
-              .arena = *host_arena_,
-              .compute = options_.compute,
-              .kv = options_.kv,
-              .on_blocks = on_blocks};
-    model_.forward(step, &host, cache_, batch, logits);
-  }
-  for (Row& row : rows) row.hold.advance(static_cast<int64_t>(row.tokens.size()));
-  drawn_.assign(static_cast<size_t>(wanted), kNoToken);
-  if (device_.of_host()) return logits;
-  draw(rows, logits);
-  read_logits(logits);
-  return sala::rows(host_logits_.view(), 0, wanted);
+  if (host_ == nullptr) return model_.forward(step, nullptr, cache_, batch, logits);
+  host_arena_->rewind(0);
+  Step host{.device = *host_,
+            .arena = *host_arena_,
+            .compute = options_.compute,
+            .kv = options_.kv,
+            .on_blocks = on_blocks};
+  model_.forward(step, &host, cache_, batch, logits);
 }
 
-/// Draws the tokens of all rows where somebody has asked for one: a greedy one costs next to
-/// nothing.
-void Runner::draw(std::span<const Row> rows, In logits) {
+/// Tells the device how tokens are drawn.
+void Runner::write_draws(std::span<const Row> rows, Launched& step) {
   if (device_.ops.sample == nullptr) return;
-  std::vector<SampleRow> draws(drawn_.size());
-  std::vector<bool> asked(drawn_.size(), false);
+  std::vector<SampleRow> draws(step.asked.size());  // where nobody asks, a greedy one costs little
   size_t next = 0;
   for (const Row& row : rows) {
     next += static_cast<size_t>(row.logits);
     if (row.logits != 1 || !row.draw) continue;
     draws[next - 1] = *row.draw;
-    asked[next - 1] = true;
+    step.asked[next - 1] = true;
   }
-  if (std::ranges::count(asked, true) == 0) return;
-  const auto count = static_cast<int64_t>(draws.size());
-  const Out at = sala::rows(draws_.view(), 0, count),
-            tokens = sala::rows(draws_tokens_.view(), 0, count);
-  device_.write(reinterpret_cast<std::byte*>(at.as<uint8_t>()), std::as_bytes(std::span(draws)));
-  sample(device_, logits, at, tokens);
-  device_.read(std::as_writable_bytes(std::span(drawn_)),
-               reinterpret_cast<const std::byte*>(tokens.as<int32_t>()));
+  if (std::ranges::find(step.asked, true) != step.asked.end())
+    device_.write(reinterpret_cast<std::byte*>(draws_.view().as<uint8_t>()),
+                  std::as_bytes(std::span(draws)));
+}
+
+/// Has the device draw and tell tokens where somebody has asked for one.
+void Runner::draw(Launched& step, In logits) {
+  if (std::ranges::find(step.asked, true) == step.asked.end()) return;
+  const int64_t count = logits.dim[0];
+  const Out tokens = sala::rows(draws_tokens_.view(), 0, count);
+  sample(device_, logits, sala::rows(draws_.view(), 0, count), tokens);
+  step.told = reinterpret_cast<int32_t*>(told_.get()) + turn_++ % 2 * options_.logits;
+  device_.copy(reinterpret_cast<std::byte*>(step.told),
+               reinterpret_cast<const std::byte*>(tokens.as<int32_t>()),
+               count * int64_t{sizeof(int32_t)});
+}
+
+In Runner::finish() {
+  SALA_CHECK(!launched_.empty(), "no step is launched");
+  const Launched step = std::move(launched_.front());
+  launched_.pop_front();
+  const auto wanted = std::ssize(step.asked);
+  const Out logits = sala::rows(logits_.view(), 0, wanted);
+  drawn_.assign(step.asked.size(), kNoToken);
+  if (device_.of_host()) return logits;
+  device_.wait_for(step.mark);
   for (size_t i = 0; i < drawn_.size(); ++i)
-    if (!asked[i]) drawn_[i] = kNoToken;
+    if (step.asked[i]) drawn_[i] = step.told[i];
+  const Out here = sala::rows(host_logits_.view(), 0, wanted);
+  if (launched_.empty()) {
+    read_logits(logits);
+  } else {  // which has overwritten logits from which nothing could be drawn
+    for (int64_t i = 0; i < wanted; ++i)
+      if (drawn_[static_cast<size_t>(i)] == kNoToken)
+        std::fill_n(here.row<float>(i), here.dim[1], std::numeric_limits<float>::quiet_NaN());
+  }
+  return here;
 }
 
 /// Brings the rows whose token was not drawn to the host.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -91,10 +92,27 @@ class Runner {
   };
   /// Feeds the next tokens of some sequences; gives the wanted logits [sum of logits, vocab], valid
   /// until the next step. Rows that drawn() has a token for are not there.
-  In step(std::span<Row> rows);
+  In step(std::span<Row> rows) {
+    launch(rows);
+    return finish();
+  }
   /// The tokens that the device has drawn in the last step, [sum of logits]; kNoToken where there
   /// are logits to be read.
   std::span<const int32_t> drawn() const { return drawn_; }
+
+  /// Begins a step: holds go on at once, finish() gives what step() does. A device that works
+  /// behind the host's back does so meanwhile. When it throws, no step is on its way any more.
+  void launch(std::span<Row> rows);
+  /// Waits for the step that was launched first.
+  In finish();
+  /// Whether the next step can be launched before the last one is finished, so that the device need
+  /// not wait for the host: when all tokens behind it are drawn there. In the next step,
+  /// drawn_id(i) stands for the one of logits i.
+  bool can_go_ahead() const;
+  /// Steps that are launched and not finished.
+  int64_t launched() const { return std::ssize(launched_); }
+  /// Finishes them as far as anybody cares.
+  void forget_launched() { launched_.clear(); }
 
   /// How a text is read.
   struct Reading {
@@ -111,7 +129,16 @@ class Runner {
   OnBlocks on_blocks;
 
  private:
-  void draw(std::span<const Row> rows, In logits);
+  /// A step on its way.
+  struct Launched {
+    std::vector<bool> asked{};  ///< for a token, of each row of logits
+    int32_t* told = nullptr;    ///< where the device writes the tokens, with the host
+    int64_t mark = 0;           ///< of the device, behind it
+    bool all_asked() const;
+  };
+  void run(const Batch& batch, Out logits);
+  void write_draws(std::span<const Row> rows, Launched& step);
+  void draw(Launched& step, In logits);
   void read_logits(In logits);
 
   const Model& model_;
@@ -125,6 +152,9 @@ class Runner {
   Tensor logits_;                ///< where the device writes them
   Tensor host_logits_;           ///< empty where that is the host's memory
   Tensor draws_, draws_tokens_;  ///< SampleRow and token of each row, with the device
+  Storage told_;                 ///< tokens of two steps in turn, with the host
+  int64_t turn_ = 0;
+  std::deque<Launched> launched_;
   std::vector<int32_t> drawn_;
   std::unique_ptr<Recordings> recordings_;
 };

@@ -231,12 +231,12 @@ int Sampler::draw(std::span<const float> logits, float largest) {
   return order_.at(i)->token;
 }
 
-std::optional<SampleRow> Sampler::row() const {
+std::optional<SampleRow> Sampler::row(int64_t ahead) const {
   if (!adjusted_.empty()) return std::nullopt;
   return SampleRow{.temperature = params_.temperature,
                    .top_p = params_.top_p,
                    .min_p = params_.min_p,
-                   .draw = uniform(params_.seed, length_),
+                   .draw = uniform(params_.seed, length_ + ahead),
                    .top_k = params_.top_k};
 }
 

@@ -89,9 +89,10 @@ class Sampler {
   /// nothing but -infinity (a token that must not come has -infinity).
   int sample(std::span<const float> logits);
 
-  /// The next draw for the op `sample` (ops/sample.h), which chooses the token that sample() would;
-  /// nothing where penalties or a bias change logits, which the op does not do.
-  std::optional<SampleRow> row() const;
+  /// The next draw, or the one `ahead` tokens behind it, for the op `sample` (ops/sample.h), which
+  /// chooses the token that sample() would; nothing where penalties or a bias change logits, which
+  /// the op does not do.
+  std::optional<SampleRow> row(int64_t ahead = 0) const;
 
   /// Counts `token` as the reply's next.
   void accept(int token);

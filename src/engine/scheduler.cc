@@ -128,7 +128,7 @@ std::vector<Scheduler::Part> Scheduler::plan() {
   std::vector<Part> parts;
   for (auto job = running_.begin(); job != running_.end();) {
     const auto next = std::next(job);
-    if (job->left() == 1 && grow(job, 1)) parts.push_back({&*job, 1, 1});
+    if (job->left() == 1 && grow(job, 1)) parts.push_back({&*job, 1, 1, job->hold->length() + 1});
     // grow() may have taken away what came next.
     job = next != running_.end() && next->hold ? next : running_.end();
   }
@@ -155,17 +155,34 @@ std::vector<Scheduler::Part> Scheduler::plan() {
     if (tells) count = std::min(count, logits - kept_logits);
     if (count <= 0) continue;
     const bool ends = count == job.left();
-    parts.push_back({&job, count, tells ? count : ends ? 1 : 0});
+    parts.push_back({&job, count, tells ? count : ends ? 1 : 0, at + count});
     tokens -= count;
     if (tells) logits -= count;
   }
   return parts;
 }
 
+std::vector<Scheduler::Part> Scheduler::plan_ahead(std::span<const Part> parts) {
+  if (running() < limits_.sequences && !waiting_.empty()) return {};
+  std::vector<Part> ahead;
+  int64_t jobs = 0;
+  for (const Part& part : parts) {
+    if (part.job == nullptr) continue;
+    ++jobs;
+    Job& job = *part.job;
+    if (part.end <= job.prompt || part.end < std::ssize(job.text)) return {};
+    if (part.end + 1 - job.prompt >= job.limit) continue;
+    if (!job.hold->grow(1)) return {};
+    ahead.push_back({&job, 1, 1, part.end + 1});
+  }
+  if (jobs < running()) return {};
+  return ahead;
+}
+
 void Scheduler::commit(std::span<const Part> parts) {
   for (const Part& part : parts) {
     Job& job = *part.job;
-    const int64_t now = job.hold->length(), before = now - part.tokens;
+    const int64_t now = part.end, before = now - part.tokens;
     const bool marked = std::ranges::find(job.marks, now) != job.marks.end();
     if (marked || now / kSnapshotEvery > before / kSnapshotEvery) cache_.snapshot(*job.hold);
     // From now on its last page is shared: only a reply, which asks for room at every token, may

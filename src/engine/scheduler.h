@@ -76,10 +76,15 @@ class Scheduler {
     Job* job;
     int64_t tokens;  ///< of its text, from where its hold is
     int64_t logits;  ///< of its last tokens, which are wanted
+    int64_t end;     ///< of its text, behind these tokens
   };
   /// The next step: empty only when idle() or when every job waits for another. Room is made.
   std::vector<Part> plan();
-  /// The step is done: the holds have advanced.
+  /// The step behind one that is committed and whose tokens nobody knows yet: the same replies'
+  /// next tokens, but for those that end by their limit. Empty where plan() may want something
+  /// else. Jobs that have been removed are null.
+  std::vector<Part> plan_ahead(std::span<const Part> parts);
+  /// The holds have advanced by a step.
   void commit(std::span<const Part> parts);
 
   /// Ids of all jobs, in the order of their arrival.

@@ -44,7 +44,8 @@ class Driver {
     const auto parts = scheduler.plan();
     std::map<uint64_t, int64_t> tokens;
     int64_t sum = 0;
-    for (const auto& [job, count, logits] : parts) {
+    for (const auto& [job, count, logits, end] : parts) {
+      EXPECT_EQ(end, job->hold->length() + count);
       EXPECT_TRUE(tokens.emplace(job->id, count).second) << "two parts of job " << job->id;
       EXPECT_GT(count, 0);
       EXPECT_LE(count, job->left());
@@ -56,7 +57,7 @@ class Driver {
     EXPECT_TRUE(!parts.empty() || scheduler.idle());
     scheduler.commit(parts);
     std::vector<uint64_t> ended;
-    for (const auto& [job, count, logits] : parts) {
+    for (const auto& [job, count, logits, end] : parts) {
       if (job->left() > 0) continue;
       EXPECT_EQ(logits, 1);
       job->text.push_back(job->text.back() * 31 % 1009 + static_cast<int>(job->id % 7));

@@ -28,8 +28,8 @@ Writer::Writer(const Tokenizer& tokenizer, std::span<const int> prompt, int64_t 
   if (options_.limit <= 0) finish_ = Finish::length;
 }
 
-std::optional<SampleRow> Writer::draw() const {
-  return options_.logprobs >= 0 ? std::nullopt : sampler_.row();
+std::optional<SampleRow> Writer::draw(int64_t ahead) const {
+  return options_.logprobs >= 0 ? std::nullopt : sampler_.row(ahead);
 }
 
 Writer::Piece Writer::next(std::span<const float> logits, int drawn) {

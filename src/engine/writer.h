@@ -43,8 +43,9 @@ class Writer {
     std::optional<Logprobs> logprobs;  ///< of the token, where asked for
     std::string text;                  ///< whole characters that no stop string can take back
   };
-  /// How the next token is to be drawn by who has the logits; nothing where the writer wants them.
-  std::optional<SampleRow> draw() const;
+  /// How the next token, or the one `ahead` tokens behind it, is to be drawn by who has the logits;
+  /// nothing where the writer wants them.
+  std::optional<SampleRow> draw(int64_t ahead = 0) const;
   /// The next token: `drawn` as draw() said, or kNoToken and then from its logits [vocab]. The
   /// reply must not be over. Throws Error for logits that are no numbers.
   Piece next(std::span<const float> logits, int drawn = kNoToken);

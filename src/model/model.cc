@@ -198,7 +198,7 @@ void Model::compute(Step& step, const Part& part, Cache& cache, In ids, Out h,
   const Out x = arena.take(DType::f32, {tokens, config_.hidden});
   const Out y = arena.take(DType::f32, {tokens, config_.hidden});
 
-  if (part.begin == 0) embed(device, ids, embedding_, config_.embed_scale, h);
+  if (part.begin == 0) embed(device, ids, step.drawn, embedding_, config_.embed_scale, h);
   In branch{};  // the previous branch's output, added to h by the next norm
   for (int i = part.begin; i < part.end; ++i) {
     const Layer& layer = layers_[static_cast<size_t>(i)];

@@ -80,6 +80,7 @@ struct Step {
   KvType kv = KvType::bf16;  ///< of keys and values in the cache
   OnBlocks on_blocks;
   Recordings* recordings = nullptr;  ///< of steps with this device, arena, cache and model
+  In drawn{};  ///< i32, what ids of drawn_id() stand for (embed); with recordings always the same
 
   // Set by Model::forward for the mixers.
   Sequences sequences{};

@@ -5,12 +5,14 @@
 
 namespace sala {
 
-void embed(Device& device, In ids, const Weight& table, float scale, Out h) {
+void embed(Device& device, In ids, In drawn, const Weight& table, float scale, Out h) {
   Dim T("T");
-  Shapes("embed")("ids", ids, {T}, DType::i32)("h", h, {T, table.cols});
+  Dim N("N");
+  Shapes("embed")("ids", ids, {T}, DType::i32)("h", h, {T, table.cols})
+      .optional("drawn", drawn, {N}, DType::i32);
   SALA_CHECK(table.data != nullptr && !table.paired, "embed: the table is absent or paired");
   SALA_CHECK(device.ops.embed != nullptr, "{} has no embed", device.name());
-  device.ops.embed(device, ids, table, scale, h);
+  device.ops.embed(device, ids, drawn, table, scale, h);
 }
 
 void residual_norm(Device& device, Out h, In a, float scale, In w, float eps, Out x) {

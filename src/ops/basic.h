@@ -1,5 +1,7 @@
 #pragma once
 
+#include "ops/math.h"
+#include "ops/sample.h"
 #include "ops/sequences.h"
 #include "ops/weight.h"
 #include "tensor/tensor.h"
@@ -8,8 +10,17 @@ namespace sala {
 
 class Device;
 
-/// h [T, D] = scale * table[ids[t]]; ids [T] i32, each in [0, table.rows).
-void embed(Device& device, In ids, const Weight& table, float scale, Out h);
+/// What stands in embed()'s ids for a token that the host does not know yet: drawn[i].
+constexpr int drawn_id(int64_t i) { return static_cast<int>(-1 - i); }
+
+/// h [T, D] = scale * table[ids[t]]; ids [T] i32, each in [0, table.rows), or drawn_id(i) for the
+/// token drawn[i], i32 [N], of which none are needed where none is named. A row is zero where
+/// nothing was drawn (kNoToken).
+void embed(Device& device, In ids, In drawn, const Weight& table, float scale, Out h);
+/// The row of the table that embed() takes for ids[t], or kNoToken.
+SALA_HD inline int embedded_row(const int32_t* ids, const int32_t* drawn, int64_t t) {
+  return ids[t] >= 0 ? ids[t] : drawn[drawn_id(ids[t])];
+}
 
 /// h [T, D] += scale * a [T, D] (nothing is added when a is empty), then
 /// x [T, D] = h / sqrt(mean(h^2) + eps) * w [D]   (RMSNorm, Zhang and Sennrich 2019). x may be h

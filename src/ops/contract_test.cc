@@ -40,8 +40,8 @@ TEST_F(ContractDeathTest, NamesTheOpTheTensorAndTheExtent) {
   EXPECT_DEATH(matmul(*device_, x_, w, Epilogue::swiglu, Compute::f32, y_), "not paired");
   EXPECT_DEATH(matmul(*device_, x_, pair, Epilogue::none, Compute::f32, y_), "is paired");
   EXPECT_DEATH(matmul(*device_, x_, {}, Epilogue::none, Compute::f32, y_), "weight is absent");
-  EXPECT_DEATH(embed(*device_, ids_, pair, 1, x_), "paired");
-  EXPECT_DEATH(embed(*device_, x_, w, 1, x_), "embed: ids is f32, expected i32");
+  EXPECT_DEATH(embed(*device_, ids_, {}, pair, 1, x_), "paired");
+  EXPECT_DEATH(embed(*device_, x_, {}, w, 1, x_), "embed: ids is f32, expected i32");
   EXPECT_DEATH(residual_norm(*device_, x_, x_, 1, columns(x_.view(), 0, 1), 1e-6f, x_),
                "rank 2, expected 1");
   EXPECT_DEATH(qk_norm_rope(*device_, x_, 3, {}, 1e-6f, {}, {}), "8 columns in 3 heads");

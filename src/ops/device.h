@@ -42,6 +42,10 @@ class Device : public Memory {
   virtual int64_t scratch_bytes() const { return 0; }
   /// Waits until everything that it was asked is done.
   virtual void wait() {}
+  /// A place in its order of work, behind all that it was asked so far.
+  virtual int64_t mark() { return 0; }
+  /// Waits until all before one of the last two marks is done.
+  virtual void wait_for(int64_t /*mark*/) {}
   /// Measures what the device allows now, in well under a second.
   virtual Limits limits() { return {}; }
   virtual std::unique_ptr<Recordings> recordings() { return std::make_unique<Recordings>(); }

@@ -14,7 +14,7 @@ TEST_P(NormRope, EmbedTakesScaledRows) {
       const Weight table = random.weight(type, 61, D);
       const Tensor ids = integers({0, 60, 31, 32, 33, 33, 7}, {7});
       const Strided h(7, D, 8);
-      embed(device(), ids, table, 12.25f, h.view);
+      embed(device(), ids, {}, table, 12.25f, h.view);
       std::vector<float> row(static_cast<size_t>(D));
       for (int64_t t = 0; t < 7; ++t) {
         unpack_row(table, 0, ids.view().as<int32_t>()[t], row);
@@ -23,6 +23,23 @@ TEST_P(NormRope, EmbedTakesScaledRows) {
         ASSERT_TRUE(std::isnan(h.view.row<float>(t)[D])) << "behind the end of row " << t;
       }
     }
+}
+
+TEST_P(NormRope, EmbedTakesTokensThatWereDrawn) {
+  Random random(1);
+  const Weight table = random.weight(WeightType::f32, 61, 40);
+  const Tensor ids = integers({drawn_id(2), 7, drawn_id(0), drawn_id(1), drawn_id(2)}, {5});
+  const Tensor drawn = integers({33, kNoToken, 60}, {3});
+  const Tensor h(DType::f32, {5, 40});
+  embed(device(), ids, drawn, table, 2.0f, h);
+  const int expected[] = {60, 7, 33, kNoToken, 60};
+  std::vector<float> row(40);
+  for (int64_t t = 0; t < 5; ++t) {
+    std::ranges::fill(row, 0.0f);
+    if (expected[t] != kNoToken) unpack_row(table, 0, expected[t], row);
+    for (size_t i = 0; i < row.size(); ++i)
+      ASSERT_EQ(h.view().row<float>(t)[i], 2.0f * row[i]) << t << ", " << i;
+  }
 }
 
 TEST_P(NormRope, ResidualNormAddsThenNormalises) {

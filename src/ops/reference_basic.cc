@@ -21,13 +21,16 @@ double inverse_rms(const float* x, int64_t n, float eps) {
 
 }  // namespace
 
-void embed(Device&, In ids, const Weight& table, float scale, Out h) {
+void embed(Device&, In ids, In drawn, const Weight& table, float scale, Out h) {
   for (int64_t t = 0; t < h.dim[0]; ++t) {
-    const int64_t id = ids.as<int32_t>()[t];
-    SALA_CHECK(id >= 0 && id < table.rows, "token {} is {} of {}", t, id, table.rows);
-    float* out = h.row<float>(t);
-    unpack_row(table, 0, id, {out, static_cast<size_t>(table.cols)});
-    for (int64_t i = 0; i < table.cols; ++i) out[i] *= scale;
+    const int id = embedded_row(ids.as<int32_t>(), static_cast<const int32_t*>(drawn.data), t);
+    SALA_CHECK(id >= kNoToken && id < table.rows, "token {} is {} of {}", t, id, table.rows);
+    const std::span<float> out(h.row<float>(t), static_cast<size_t>(table.cols));
+    if (id == kNoToken)
+      std::ranges::fill(out, 0.0f);
+    else
+      unpack_row(table, 0, id, out);
+    for (float& x : out) x *= scale;
   }
 }
 

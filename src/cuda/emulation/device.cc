@@ -1,4 +1,4 @@
-// The emulated GPU: commands are done when they are given, in memory that the host cannot reach.
+// The emulated GPU: commands are done when the host waits for them, in memory that it cannot reach.
 #include "cuda/device.h"
 
 #include <algorithm>
@@ -36,18 +36,29 @@ CudaDevice::CudaDevice(int)
     : Device("cuda (emulated)", cuda_ops()), memory_(std::make_shared<emulation::DeviceMemory>()) {}
 CudaDevice::~CudaDevice() = default;
 
-Storage CudaDevice::allocate(int64_t bytes) { return memory_->allocate(bytes); }
-Storage CudaDevice::allocate_on_host(int64_t bytes) { return sala::allocate(bytes); }
+// What was freed may come again.
+Storage CudaDevice::allocate(int64_t bytes) {
+  wait();
+  return memory_->allocate(bytes);
+}
+
+Storage CudaDevice::allocate_on_host(int64_t bytes) {
+  const Storage pinned = sala::allocate(bytes);
+  return {pinned.get(), [this, pinned](std::byte*) { wait(); }};
+}
+
 int64_t CudaDevice::available() const { return memory_->available(); }
 
 void CudaDevice::write(std::byte* to, std::span<const std::byte> from) {
   SALA_CHECK(record_ == nullptr, "the host's bytes in a recorded step");
-  const emulation::DeviceMemory::Opened opened(*memory_);
-  std::ranges::copy(from, to);
+  command([to, bytes = std::vector<std::byte>(from.begin(), from.end())] {
+    std::ranges::copy(bytes, to);
+  });
 }
 
 void CudaDevice::read(std::span<std::byte> to, const std::byte* from) {
   SALA_CHECK(record_ == nullptr, "the host waits in a recorded step");
+  wait();
   const emulation::DeviceMemory::Opened opened(*memory_);
   std::copy_n(from, to.size(), to.begin());
 }
@@ -61,9 +72,37 @@ void CudaDevice::fill(std::byte* to, std::byte value, int64_t bytes) {
 }
 
 void CudaDevice::command(Command command) {
+  if (record_ != nullptr) record_->push_back(command);
+  asked_.push_back({std::move(command)});
+}
+
+void CudaDevice::wait() { wait_for(mark()); }
+int64_t CudaDevice::mark() { return done_ + std::ssize(asked_); }
+
+void CudaDevice::wait_for(int64_t mark) {
   const emulation::DeviceMemory::Opened opened(*memory_);
-  command();
-  if (record_ != nullptr) record_->push_back(std::move(command));
+  for (; done_ < mark; ++done_) {
+    begin(asked_.front());
+    // Before what it waits for has run.
+    if (asked_.size() > 1 && asked_.front().launch != nullptr) begin(asked_[1]);
+    finish(asked_.front());
+    asked_.pop_front();
+  }
+}
+
+/// Begins what may begin before the commands in front of it are done.
+void CudaDevice::begin(Asked& asked) {
+  const auto* kernel = std::get_if<emulation::Kernel>(&asked.command);
+  if (kernel == nullptr || asked.launch != nullptr) return;
+  asked.launch = std::make_unique<emulation::Launch>(*kernel);
+  asked.launch->begin();
+}
+
+void CudaDevice::finish(Asked& asked) {
+  if (asked.launch != nullptr)
+    asked.launch->end();
+  else
+    std::get<std::function<void()>>(asked.command)();
 }
 
 std::vector<CudaDevice::Command> CudaDevice::record(const std::function<void()>& work) {
@@ -92,7 +131,8 @@ std::byte* CudaDevice::scratch(int lane, int64_t bytes) {
   const Storage storage(static_cast<std::byte*>(::operator new(size, kAlign)),
                         [](std::byte* p) { ::operator delete(p, std::align_val_t{256}); });
   command([storage, size] { std::memset(storage.get(), 0xFF, size); });
-  scratch_[at] = storage;
+  // What was asked may use the one before.
+  command([before = std::exchange(scratch_[at], storage)] {});
   scratch_sizes_[at] = bytes;
   return storage.get();
 }

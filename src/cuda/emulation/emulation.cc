@@ -19,7 +19,7 @@ namespace context = boost::context;
 
 constexpr size_t kStack = 64 << 10;
 
-enum class Wait : uint8_t { none, warp, block, for_ever };
+enum class Wait : uint8_t { none, warp, block, earlier, for_ever };
 
 struct Copy {
   void* to;
@@ -31,6 +31,7 @@ struct Thread {
   context::fiber fiber;
   Index3 index;
   Wait wait = Wait::none;
+  bool waited = false;  // for earlier kernels
   int warp_operations = 0;
   std::vector<Copy> copies;              // not yet committed
   std::deque<std::vector<Copy>> groups;  // committed, oldest first
@@ -49,6 +50,7 @@ struct Block {
   context::fiber scheduler;
   size_t current = 0;
   size_t waiting = 0, ended = 0;  // threads
+  bool early = false;             // earlier kernels may not have run
   uint64_t seed = 0, phase = 0;
 };
 
@@ -111,7 +113,8 @@ bool pass(Block& block) {
   return moved;
 }
 
-void run_block(Block& block, Index3 dim, const std::function<void()>& body) {
+/// Makes the threads of a block.
+void begin_block(Block& block, Index3 dim, const std::function<void()>& body) {
   // Stacks that are handed on from block to block: fresh ones would each cost the system's zeroes.
   static context::pooled_fixedsize_stack stacks(kStack);
   for (size_t i = 0; i < block.threads.size(); ++i) {
@@ -122,11 +125,15 @@ void run_block(Block& block, Index3 dim, const std::function<void()>& body) {
       running->scheduler = std::move(scheduler);
       body();
       wait_copies(0);
+      SALA_CHECK(self().waited, "an emulated kernel has not waited for earlier ones");
       ++running->ended;
       self().wait = Wait::for_ever;
       return std::move(running->scheduler);
     });
   }
+}
+
+void end_block(Block& block) {
   while (block.ended < block.threads.size())
     SALA_CHECK(pass(block),
                "emulated kernel hangs in block {} {} {}: {} of {} threads wait at a barrier of the "
@@ -137,26 +144,81 @@ void run_block(Block& block, Index3 dim, const std::function<void()>& body) {
 
 }  // namespace
 
-void run(Index3 grid, Index3 dim, size_t shared, const std::function<void()>& thread) {
-  SALA_CHECK(running == nullptr, "a kernel launches another");
-  const size_t threads = static_cast<size_t>(dim.x) * dim.y * dim.z;
-  SALA_CHECK(threads > 0 && threads <= 1024 && threads % kWarp == 0, "{} threads in a block",
-             threads);
-  const uint64_t launch = launches++;
-  for (unsigned z = 0; z < grid.z; ++z)
-    for (unsigned y = 0; y < grid.y; ++y)
-      for (unsigned x = 0; x < grid.x; ++x) {
-        Block block;
-        block.threads.resize(threads);
-        block.warps.resize(threads / kWarp);
-        block.shared = std::make_unique<std::byte[]>(shared);
-        std::memset(block.shared.get(), 0xFF, shared);
-        block.seed = random_bits(launch, (static_cast<uint64_t>(z) * grid.y + y) * grid.x + x);
-        place = {.thread = {}, .block = {x, y, z}, .block_dim = dim, .grid_dim = grid};
-        running = &block;
-        run_block(block, dim, thread);
-        running = nullptr;
-      }
+/// The blocks of a launch, one after the other.
+struct Launch::Running {
+  explicit Running(const Kernel& launched) : kernel(launched), launch(launches++) {
+    const Index3 dim = kernel.block;
+    threads = static_cast<size_t>(dim.x) * dim.y * dim.z;
+    SALA_CHECK(threads > 0 && threads <= 1024 && threads % kWarp == 0, "{} threads in a block",
+               threads);
+    count = uint64_t{kernel.grid.x} * kernel.grid.y * kernel.grid.z;
+  }
+
+  void make() {
+    block.threads.resize(threads);
+    block.warps.resize(threads / kWarp);
+    block.shared = std::make_unique<std::byte[]>(kernel.shared);
+    std::memset(block.shared.get(), 0xFF, kernel.shared);
+    block.seed = random_bits(launch, number);
+    begin_block(block, kernel.block, kernel.thread);
+  }
+  /// Does `work` as this block.
+  template <class Work>
+  void inside(const Work& work) {
+    SALA_CHECK(running == nullptr, "a kernel launches another");
+    const Index3 grid = kernel.grid;
+    const auto at = [](uint64_t i) { return static_cast<unsigned>(i); };
+    place = {
+        .thread = {},
+        .block = {at(number % grid.x), at(number / grid.x % grid.y), at(number / grid.x / grid.y)},
+        .block_dim = kernel.block,
+        .grid_dim = grid};
+    running = &block;
+    work();
+    running = nullptr;
+  }
+
+  const Kernel& kernel;
+  uint64_t launch, number = 0, count = 0;
+  size_t threads = 0;
+  Block block;
+};
+
+Launch::Launch(Kernel kernel) : kernel_(std::move(kernel)) {}
+Launch::~Launch() = default;
+
+void Launch::begin() {
+  running_ = std::make_unique<Running>(kernel_);
+  Running& r = *running_;
+  r.make();
+  r.block.early = true;
+  r.inside([&] {
+    for (size_t i = 0; i < r.threads; ++i) {
+      resume(r.block, i);
+      SALA_CHECK(r.block.threads[i].wait == Wait::earlier,
+                 "an emulated kernel waits for its threads before it has for earlier kernels");
+    }
+  });
+  r.block.early = false;
+  release(r.block, Wait::earlier, 0, r.threads);
+}
+
+void Launch::end() {
+  if (running_ == nullptr) begin();
+  Running& r = *running_;
+  for (; r.number < r.count; ++r.number) {
+    if (r.number > 0) {
+      r.block = {};
+      r.make();
+    }
+    r.inside([&] { end_block(r.block); });
+  }
+  running_ = nullptr;
+}
+
+void wait_for_earlier() {
+  self().waited = true;
+  if (running->early) yield(Wait::earlier);
 }
 
 std::byte* shared_memory() { return running->shared.get(); }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <memory>
 
 /// CUDA's execution model on the host, for tests without a GPU: kernels are compiled by the host's
 /// compiler, the threads of a block are fibers, blocks run one after the other.
@@ -14,8 +15,9 @@
 /// and so do the threads of a warp as far as the warp's next operation), shared memory that
 /// nobody wrote (NaN in every block), reads of asynchronous copies before they were waited for
 /// and what such a copy overwrites too early (in one block they are made when waited for, in
-/// another at once), barriers that some threads of a warp or block never reach (panic), and with
-/// the address sanitizer everything outside a buffer.
+/// another at once), barriers that some threads of a warp or block never reach (panic), a kernel
+/// that reads what the one before it writes without waiting for it (the first block begins before
+/// that one has run), and with the address sanitizer everything outside a buffer.
 #define __global__
 #define __device__
 #define __launch_bounds__(...)
@@ -36,9 +38,35 @@ struct Place {
 };
 extern Place place;
 
-/// Runs `thread` for each thread of each block, with `shared` bytes of shared memory. Panics when
-/// threads wait for each other for ever.
-void run(Index3 grid, Index3 block, size_t shared, const std::function<void()>& thread);
+/// What a launch is told: `thread` is run for each thread of each block, with `shared` bytes of
+/// shared memory.
+struct Kernel {
+  Index3 grid, block;
+  size_t shared = 0;
+  std::function<void()> thread;
+};
+
+/// A launch on its way. Panics when threads wait for each other for ever, or end without having
+/// waited for earlier kernels.
+class Launch {
+ public:
+  explicit Launch(Kernel kernel);
+  ~Launch();
+  Launch(const Launch&) = delete;
+  Launch& operator=(const Launch&) = delete;
+  /// Runs the first block's threads until they wait for earlier kernels, which need not have run.
+  void begin();
+  /// Runs the rest.
+  void end();
+
+ private:
+  struct Running;
+  Kernel kernel_;
+  std::unique_ptr<Running> running_;
+};
+
+/// Waits for the kernels launched before.
+void wait_for_earlier();
 
 /// The shared memory of the block that runs now.
 std::byte* shared_memory();

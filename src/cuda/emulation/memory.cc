@@ -32,6 +32,7 @@ std::shared_ptr<std::byte> DeviceMemory::allocate(int64_t bytes) {
   }
   if (begin + size > kBytes) fail("{} bytes of emulated memory, {} in all", bytes, kBytes);
   used_[begin] = begin + size;
+  end_ = std::max(end_, begin + size);
   const Opened opened(*this);
   std::fill_n(base_ + begin, size, std::byte{0});
   return {base_ + begin,
@@ -45,9 +46,8 @@ int64_t DeviceMemory::available() const {
 }
 
 void DeviceMemory::protect(int how) const {
-  const int64_t end = used_.empty() ? 0 : used_.rbegin()->second;
   constexpr int64_t kPage = 4096;
-  ::mprotect(base_, static_cast<size_t>((end + kPage - 1) / kPage * kPage), how);
+  ::mprotect(base_, static_cast<size_t>((end_ + kPage - 1) / kPage * kPage), how);
 }
 
 DeviceMemory::Opened::Opened(DeviceMemory& memory) : memory_(memory) {

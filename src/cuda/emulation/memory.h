@@ -37,6 +37,7 @@ class DeviceMemory : public std::enable_shared_from_this<DeviceMemory> {
 
   std::byte* base_;
   std::map<int64_t, int64_t> used_;  ///< where allocations begin and end
+  int64_t end_ = 0;                  ///< of the last there ever was
   int opened_ = 0;
 };
 
