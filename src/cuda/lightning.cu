@@ -3,11 +3,12 @@
 #include "cuda/rows_device.h"
 
 // Lightning attention. Where a step has few tokens of a sequence, a block for each sequence, head
-// and slice of value columns walks them in order, its slice of the state in shared memory
-// (lightning_few.cu). Of longer runs a first kernel folds the cells, one after the other, and puts
-// down the state that each begins with; a second one then has a block for each cell and head
-// (lightning_cells.cu). At last a block a token does norm and gate, and puts the keys and values of
-// open cells into memory, which the other blocks may have had to read until then.
+// and slice of value columns norms and turns its rows and walks them in order, its slice of the
+// state in shared memory (lightning_few.cu). Of longer runs a first kernel folds the cells, one
+// after the other, and puts down the state that each begins with; a second one then has a block for
+// each cell and head (lightning_cells.cu). At last a block a token does norm and gate, and puts the
+// keys and values of open cells into memory, which the other blocks may have had to read until
+// then.
 
 namespace sala::cuda {
 namespace {
@@ -119,7 +120,7 @@ __global__ void __launch_bounds__(kThreads) finish_token(Mix mix, Finish finish)
 
 }  // namespace
 
-void lightning(Device& device, const Sequences& sequences, In q, In k, In v,
+void lightning(Device& device, const Sequences& sequences, Out q, Out k, In v,
                const LightningMemory& memory, const LightningForm& form, In gate, Out o) {
   Mix mix{.step = step_tokens(sequences),
           .q = q.as<float>(),
@@ -145,16 +146,27 @@ void lightning(Device& device, const Sequences& sequences, In q, In k, In v,
           .aligned = memory.state.dim[3] % 4 == 0 && rows_aligned(q) && rows_aligned(k) &&
                      rows_aligned(v) && rows_aligned(o) && rows_aligned(memory.state) &&
                      rows_aligned(memory.values),
+          .q_turn = head_turn(form.q_norm, form.eps, form.cos, form.sin),
+          .k_turn = head_turn(form.k_norm, form.eps, form.cos, form.sin),
+          .turned = nullptr,
           .cells = nullptr,
           .first_cell = 0,
           .end_cell = 0};
   SALA_CHECK(mix.d <= kMostHead && mix.cell <= kMostCell,
              "lightning on a GPU has heads of up to {} and cells of up to {}, not {} and {}",
              kMostHead, kMostCell, mix.d, mix.cell);
-  if (sequences.tokens() <= kFew * sequences.count())
-    mix_few_tokens(device, sequences.count(), mix);
-  else
+  if (sequences.tokens() > kFew * sequences.count()) {
+    norm_and_turn(device, q, k, memory, form);
     mix_runs(device, sequences.count(), sequences.tokens(), mix);
+  } else if (mix.q_turn.empty() && mix.k_turn.empty()) {
+    mix_few_tokens(device, sequences.count(), mix);
+  } else {
+    mix.turned = reinterpret_cast<float*>(
+        self(device).scratch(0, k.dim[0] * k.dim[1] * int64_t{sizeof(float)}));
+    mix_few_tokens(device, sequences.count(), mix);
+    mix.k = mix.turned;
+    mix.k_stride = k.dim[1];
+  }
   const Finish finish{.norm = form.norm.empty() ? nullptr : form.norm.as<float>(),
                       .gate = gate.empty() ? nullptr : gate.as<float>(),
                       .gate_stride = gate.stride[0],

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "cuda/mma.h"
+#include "cuda/rope_device.h"
 #include "cuda/sequences_device.h"
 
 /// What the kernels of Lightning attention share.
@@ -46,6 +47,10 @@ struct Mix {
   float scale;
   int heads, kv_heads, d, cell;
   bool aligned;  ///< rows and slots, but of keys, begin at multiples of 16 bytes
+  /// For few tokens: what is done to q and k first, and where the keys then lie: [tokens][kv_heads
+  /// * d].
+  HeadTurn q_turn, k_turn;
+  float* turned;
   /// What the cells from first_cell on begin with, see CellRange: [cells][heads][d][d], both a
   /// multiple of four.
   float* cells;

@@ -22,6 +22,21 @@ struct FewShared {
   float powers[kMostCell + 1];
 };
 
+/// Norms and turns the keys of the step in the tile, the last warps first; the first block of a kv
+/// head puts them down.
+__device__ inline void turn_keys(const Mix& mix, const Place& at, FewShared& s, const Keys& keys) {
+  const bool first = at.slice == 0 && at.h % (mix.heads / mix.kv_heads) == 0;
+#pragma unroll 1
+  for (int j = keys.old + kWarps - 1 - warp_of(); j < keys.count; j += kWarps) {
+    turn_head(mix.k_turn, keys.token + j, s.tile.keys[j], mix.d);
+    if (!first) continue;
+    __syncwarp();
+    float* to = mix.turned + ((keys.token + j) * mix.kv_heads + at.g) * mix.d;
+    for (int c = lane_of(); c < mix.d; c += kWarpThreads) to[c] = s.tile.keys[j][c];
+  }
+  __syncthreads();  // rows are turned
+}
+
 /// Outputs of tokens [token, token + count) of the step, which lie in one cell from `offset` on.
 /// The first ones of a block come while its state does, and make the powers meanwhile. Four warps
 /// take a token each and multiply the state, while the other four multiply the keys. At the end the
@@ -36,11 +51,17 @@ __device__ inline void mix_tokens(const Mix& mix, const Place& at, FewShared& s,
   float sum = 0;
   for (int first = 0; first < offset + count; first += kTile) {
     if (first > 0) __syncthreads();  // the tile is read
-    Keys(at, token - offset, first, least(offset + count - first, kTile)).copy(mix, at, s.tile);
+    const Keys keys(at, token - offset, first, least(offset + count - first, kTile));
+    keys.copy(mix, at, s.tile);
     commit_copies();
     if (first == 0 && token == at.begin) make_powers(mix, at.h, mix.cell, s.powers);
     wait_copies<0>();
     __syncthreads();  // tiles are there
+    if (mix.turned != nullptr) {
+      if (first == 0 && warp_of() < count)
+        turn_head(mix.q_turn, token + warp_of(), s.q[warp_of()], mix.d);
+      turn_keys(mix, at, s, keys);
+    }
     if (first == 0 && sums_here) {
 #pragma unroll 2
       for (int c = 0; c < whole_fours(mix.d); c += 4) {
@@ -73,10 +94,12 @@ __device__ inline void fold(const Mix& mix, const Place& at, FewShared& s, int64
     const int count = least(mix.cell - first, kTile);
     if (mix.cell > kTile) {
       __syncthreads();  // the tile before is read
-      Keys(at, cell_begin, first, count).copy(mix, at, s.tile);
+      const Keys keys(at, cell_begin, first, count);
+      keys.copy(mix, at, s.tile);
       commit_copies();
       wait_copies<0>();
       __syncthreads();  // the tile is there
+      if (mix.turned != nullptr) turn_keys(mix, at, s, keys);
     }
     Folded state;
     state.for_each(mix.d, [&](int c, float4& x) {

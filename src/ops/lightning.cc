@@ -14,7 +14,18 @@ void check_slot(std::string_view name, const In& x) {
 
 }  // namespace
 
-void lightning(Device& device, const Sequences& sequences, In q, In k, In v,
+void norm_and_turn(Device& device, Out q, Out k, const LightningMemory& memory,
+                   const LightningForm& form) {
+  const auto turn = [&](Out x, int64_t heads, In norm) {
+    if (!norm.empty() || !form.cos.empty())
+      device.ops.qk_norm_rope(device, x, static_cast<int>(heads), norm, form.eps, form.cos,
+                              form.sin);
+  };
+  turn(q, memory.state.dim[1], form.q_norm);
+  turn(k, memory.keys.dim[1], form.k_norm);
+}
+
+void lightning(Device& device, const Sequences& sequences, Out q, Out k, In v,
                const LightningMemory& memory, const LightningForm& form, In gate, Out o) {
   Dim T("T");
   Dim S("slots");
@@ -34,8 +45,14 @@ void lightning(Device& device, const Sequences& sequences, In q, In k, In v,
   const int64_t width = H.value() * d.value();
   const int64_t kv_width = kv.value() * d.value();
   shapes("q", q, {T, width})("k", k, {T, kv_width})("v", v, {T, kv_width})("o", o, {T, width})
+      .optional("q_norm", form.q_norm, {d})
+      .optional("k_norm", form.k_norm, {d})
+      .optional("cos", form.cos, {T, d.value() / 2})
+      .optional("sin", form.sin, {T, d.value() / 2})
       .optional("norm", form.norm, {width})
       .optional("gate", gate, {T, width});
+  SALA_CHECK(form.cos.empty() == form.sin.empty() && (form.cos.empty() || d.value() % 2 == 0),
+             "lightning: cos and sin come together, for heads of even size");
   SALA_CHECK(o.data != q.data, "lightning: o is q");
   SALA_CHECK(device.ops.lightning != nullptr, "{} has no lightning", device.name());
   device.ops.lightning(device, sequences, q, k, v, memory, form, gate, o);

@@ -16,12 +16,14 @@ struct LightningMemory {
   int cell = 64;
 };
 
-/// Decay, scale and what follows the mix.
+/// What comes before the mix, decay, scale and what follows it.
 struct LightningForm {
-  In slopes;  ///< [heads]: log-decay of head h is -slopes[h]
+  In q_norm{}, k_norm{};  ///< [d] weights of an RMSNorm of every head, or empty
+  In cos{}, sin{};        ///< [T, d / 2] tables of RoPE, or empty
+  In slopes;              ///< [heads]: log-decay of head h is -slopes[h]
   float scale = 1.0f;
-  In norm;  ///< [heads * d] weight of one RMSNorm over all heads, or empty
-  float eps = 1e-6f;
+  In norm;            ///< [heads * d] weight of one RMSNorm over all heads, or empty
+  float eps = 1e-6f;  ///< of all norms
 };
 
 /// Lightning attention (simple gated linear attention with a constant decay per head; Qin et al.
@@ -33,9 +35,14 @@ struct LightningForm {
 /// ascending. exp(-slope * n) is evaluated in double for each n and rounded to f32. Head h uses kv
 /// head h / (heads / kv_heads). Then o = RMSNorm(o) over all heads where a norm is given, and o *=
 /// sigmoid(gate) where a gate is given.
-///   q, gate, o [T, heads * d]; k, v [T, kv_heads * d], after norm and RoPE
-/// Positions begin at 0 for a new sequence, whose slot must be zero.
-void lightning(Device& device, const Sequences& sequences, In q, In k, In v,
+///   q, gate, o [T, heads * d]; k, v [T, kv_heads * d]
+/// q and k are taken after norm and RoPE as in qk_norm_rope, as far as these are given, and hold
+/// anything afterwards. Positions begin at 0 for a new sequence, whose slot must be zero.
+void lightning(Device& device, const Sequences& sequences, Out q, Out k, In v,
                const LightningMemory& memory, const LightningForm& form, In gate, Out o);
+
+/// Norm and RoPE of q and k in place, for backends that do them first.
+void norm_and_turn(Device& device, Out q, Out k, const LightningMemory& memory,
+                   const LightningForm& form);
 
 }  // namespace sala

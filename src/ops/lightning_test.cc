@@ -10,6 +10,7 @@ struct LightningCase {
   bool norm = true;
   bool gate = true;
   bool aligned = false;  ///< rows and slots begin at multiples of 16 bytes
+  bool turn = false;     ///< norm and RoPE of q and k
 };
 
 void PrintTo(const LightningCase& c, std::ostream* out) { *out << c.name; }
@@ -18,18 +19,19 @@ std::vector<LightningCase> cases() {
   return {{"tiny", 4, 4, 8, 16, {130, 33, 16, 15, 7, 2, 1}},
           {"plain", 4, 4, 8, 16, {100, 17}, false, false},
           {"only_gate", 3, 1, 16, 32, {70, 64}, false, true},
-          {"shared_kv", 6, 2, 64, 32, {200, 33, 31}, true, false},
+          {"shared_kv", 6, 2, 64, 32, {200, 33, 31}, true, false, false, true},
           {"odd_cell", 2, 1, 24, 20, {101, 40, 39}},
-          {"odd_head", 3, 1, 42, 12, {61, 12, 5}},
-          {"one_head", 1, 1, 128, 64, {330, 64}},
+          {"odd_head", 3, 1, 42, 12, {61, 12, 5}, true, true, false, true},
+          {"one_head", 1, 1, 128, 64, {330, 64}, true, true, false, true},
           {"many_cells", 2, 1, 8, 2, {150, 30, 1}, true, true, true},
           {"aligned", 2, 1, 40, 16, {140, 17, 16, 3}, true, true, true},
-          {"released", 8, 8, 128, 32, {200, 70}, true, true, true}};
+          {"released", 8, 8, 128, 32, {200, 70}, true, true, true, true}};
 }
 
 struct LightningInputs {
   Streams q, k, v, gate;
-  Tensor slopes, norm;
+  Streams cos, sin;  ///< of any angles
+  Tensor slopes, norm, q_norm, k_norm;
 };
 
 LightningInputs inputs_of(Random& random, const LightningCase& c) {
@@ -39,8 +41,12 @@ LightningInputs inputs_of(Random& random, const LightningCase& c) {
                      .k = streams(random, c.lengths, kv_width),
                      .v = streams(random, c.lengths, kv_width),
                      .gate = streams(random, c.lengths, width, 2),
+                     .cos = streams(random, c.lengths, c.d / 2),
+                     .sin = streams(random, c.lengths, c.d / 2),
                      .slopes = Tensor(DType::f32, {c.heads}),
-                     .norm = random.tensor({width})};
+                     .norm = random.tensor({width}),
+                     .q_norm = random.tensor({c.d}),
+                     .k_norm = random.tensor({c.d})};
   for (int h = 0; h < c.heads; ++h)
     in.slopes.view().as<float>()[h] =
         static_cast<float>(std::exp2(-8.0 * (h + 1) / static_cast<double>(c.heads)));
@@ -103,16 +109,23 @@ struct Slots {
 Streams run(Device& device, const LightningCase& c, const LightningInputs& in, const Crowd& crowd,
             const Schedule& schedule, const Slots& slots) {
   Streams o = streams_of(DType::f32, c.lengths, static_cast<int64_t>(c.heads) * c.d);
-  const LightningForm form{.slopes = in.slopes.view(),
-                           .scale = 1 / std::sqrt(static_cast<float>(c.d)),
-                           .norm = c.norm ? in.norm.view() : In{},
-                           .eps = 1e-6f};
+  LightningForm form{.slopes = in.slopes.view(),
+                     .scale = 1 / std::sqrt(static_cast<float>(c.d)),
+                     .norm = c.norm ? in.norm.view() : In{},
+                     .eps = 1e-6f};
   for (const auto& pieces : schedule) {
     const Step step = crowd.step(pieces);
     const Strided q(gather(in.q, step), 8);
     const Strided k(gather(in.k, step), c.aligned ? 8 : 3);
     const Strided v(gather(in.v, step), c.aligned ? 16 : 5);
     const Strided gate(gather(in.gate, step), 2);
+    const Tensor cos = gather(in.cos, step), sin = gather(in.sin, step);
+    if (c.turn) {
+      form.q_norm = in.q_norm.view();
+      form.k_norm = in.k_norm.view();
+      form.cos = cos.view();
+      form.sin = sin.view();
+    }
     const Tensor out(DType::f32, {step.tokens(), q.view.dim[1]});
     Sequences sequences = step.sequences();
     sequences.page_table = {};
@@ -121,6 +134,20 @@ Streams run(Device& device, const LightningCase& c, const LightningInputs& in, c
     scatter(out, step, o);
   }
   return o;
+}
+
+/// The inputs with q and k normed and turned.
+LightningInputs turned(const LightningCase& c, LightningInputs in) {
+  const auto reference = open_reference();
+  for (size_t s = 0; c.turn && s < c.lengths.size(); ++s) {
+    in.q[s] = copy_of(in.q[s]);
+    in.k[s] = copy_of(in.k[s]);
+    qk_norm_rope(*reference, in.q[s], c.heads, in.q_norm.view(), 1e-6f, in.cos[s].view(),
+                 in.sin[s].view());
+    qk_norm_rope(*reference, in.k[s], c.kv_heads, in.k_norm.view(), 1e-6f, in.cos[s].view(),
+                 in.sin[s].view());
+  }
+  return in;
 }
 
 /// The recurrence S = e^-slope S + k^T v, o = scale q S in double, then norm and gate.
@@ -174,7 +201,7 @@ TEST_P(Lightning, IsTheRecurrence) {
   Random random(1);
   const LightningInputs in = inputs_of(random, c);
   const Crowd crowd(random, c.lengths, 64);
-  const Streams expected = recurrence(c, in);
+  const Streams expected = recurrence(c, turned(c, in));
   for (const Target& target : targets()) {
     SCOPED_TRACE(target.name);
     Opened opened(target);

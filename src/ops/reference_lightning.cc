@@ -67,8 +67,9 @@ void finish(const LightningForm& form, const float* gate, std::vector<double>& o
 
 }  // namespace
 
-void lightning(Device&, const Sequences& sequences, In q, In k, In v, const LightningMemory& memory,
-               const LightningForm& form, In gate, Out o) {
+void lightning(Device& device, const Sequences& sequences, Out q, Out k, In v,
+               const LightningMemory& memory, const LightningForm& form, In gate, Out o) {
+  norm_and_turn(device, q, k, memory, form);
   const int64_t heads = memory.state.dim[1];
   const int64_t kv_heads = memory.keys.dim[1];
   const int64_t d = memory.state.dim[3];

@@ -65,8 +65,9 @@ class Attention final : public Mixer {
 
   void forward(Step& step, In x, LayerMemory memory, Out y) const override {
     const int64_t tokens = x.dim[0];
-    const auto [q, k, v, gate] =
-        projections_.in(step, x, {step.q_cos, step.q_sin}, {step.k_cos, step.k_sin});
+    const Projections::Heads heads = projections_.in(step, x);
+    projections_.norm_and_turn(step, heads, {step.q_cos, step.q_sin}, {step.k_cos, step.k_sin});
+    const auto& [q, k, v, gate] = heads;
     const KvPages pages = {.field = paged(memory[0]),
                            .frames = memory.frames(),
                            .type = step.kv,

@@ -51,10 +51,13 @@ class Lightning final : public Mixer {
   }
 
   void forward(Step& step, In x, LayerMemory memory, Out y) const override {
-    const Projections::Turn turn = {step.lightning_cos, step.lightning_sin};
-    const auto [q, k, v, gate] = projections_.in(step, x, turn, turn);
+    const auto [q, k, v, gate] = projections_.in(step, x);
     const Out o = step.arena.take(DType::f32, {x.dim[0], projections_.q_width()});
-    const LightningForm form = {.slopes = slopes_.view(),
+    const LightningForm form = {.q_norm = projections_.q_norm(),
+                                .k_norm = projections_.k_norm(),
+                                .cos = step.lightning_cos,
+                                .sin = step.lightning_sin,
+                                .slopes = slopes_.view(),
                                 .scale = static_cast<float>(config_.scale),
                                 .norm = norm_.view(),
                                 .eps = eps_};

@@ -23,20 +23,23 @@ Projections::Projections(const ModelConfig& config, const Form& form, const std:
   }
 }
 
-Projections::Heads Projections::in(Step& step, In x, const Turn& q_turn, const Turn& k_turn) const {
+Projections::Heads Projections::in(Step& step, In x) const {
   const Out mixed = step.arena.take(DType::f32, {x.dim[0], in_.rows});
   matmul(step.device, x, in_, Epilogue::none, step.compute_for(in_), mixed);
-  const Heads heads = {
+  return {
       .q = columns(mixed, 0, q_width()),
       .k = columns(mixed, q_width(), kv_width()),
       .v = columns(mixed, q_width() + kv_width(), kv_width()),
       .gate = form_.gate == nullptr ? In{} : columns(mixed, q_width() + 2 * kv_width(), q_width())};
+}
+
+void Projections::norm_and_turn(Step& step, const Heads& heads, const Turn& q_turn,
+                                const Turn& k_turn) const {
   if (form_.qk_norm || !q_turn.cos.empty())
     qk_norm_rope(step.device, heads.q, form_.heads, q_norm_.view(), eps_, q_turn.cos, q_turn.sin);
   if (form_.qk_norm || !k_turn.cos.empty())
     qk_norm_rope(step.device, heads.k, form_.kv_heads, k_norm_.view(), eps_, k_turn.cos,
                  k_turn.sin);
-  return heads;
 }
 
 void Projections::out(Step& step, In o, Out y) const {

@@ -32,11 +32,17 @@ class Projections {
     In cos, sin;
   };
   struct Heads {
-    Out q;     ///< [T, q_width()], after norm and RoPE
-    Out k, v;  ///< [T, kv_width()]; v as projected
+    Out q;     ///< [T, q_width()]
+    Out k, v;  ///< [T, kv_width()]
     In gate;   ///< [T, q_width()] before the sigmoid, or empty
   };
-  Heads in(Step& step, In x, const Turn& q_turn, const Turn& k_turn) const;
+  /// All as projected.
+  Heads in(Step& step, In x) const;
+  /// QK-norm and RoPE of q and k, in place.
+  void norm_and_turn(Step& step, const Heads& heads, const Turn& q_turn, const Turn& k_turn) const;
+  /// [head_dim] weights of QK-norm, or empty.
+  In q_norm() const { return q_norm_.view(); }
+  In k_norm() const { return k_norm_.view(); }
   /// y [T, hidden] = o [T, q_width()] times the output matrix.
   void out(Step& step, In o, Out y) const;
 
