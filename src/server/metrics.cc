@@ -66,6 +66,8 @@ std::string Metrics::text(const Engine::Counters& e, const std::string& model) c
   one("counter", "sala:preemptions_total", "vllm:num_preemptions_total",
       "Requests that gave up their memory for a time.", number(e.preemptions));
   one("counter", "sala:steps_total", "", "Steps of the model.", number(e.steps));
+  one("counter", "sala:steps_ahead_total", "", "Of them, those launched before the last was done.",
+      number(e.steps_ahead));
   one("counter", "sala:step_seconds_total", "", "Seconds in the model.", e.step_seconds);
   one("counter", "sala:schedule_seconds_total", "", "Seconds planning steps.", e.schedule_seconds);
   one("counter", "sala:sample_seconds_total", "", "Seconds choosing tokens and telling.",

@@ -196,7 +196,7 @@ void Launch::begin() {
     for (size_t i = 0; i < r.threads; ++i) {
       resume(r.block, i);
       SALA_CHECK(r.block.threads[i].wait == Wait::earlier,
-                 "an emulated kernel waits for its threads before it has for earlier kernels");
+                 "an emulated kernel does not begin by waiting for earlier ones");
     }
   });
   r.block.early = false;
