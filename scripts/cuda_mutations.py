@@ -36,6 +36,12 @@ def dropped(id, file, before, after, breaks, check):
     return Mutation(id, file, before + BARRIER + after, before + after, breaks, check)
 
 
+def dropped_of_codes(id, text, breaks, check):
+    """Without a barrier of attend_tile where pages hold codes."""
+    return Mutation(id, "attention_tiles.cu", BARRIER + "  // " + text + "\n",
+                    f"if constexpr (!kCodes) {BARRIER}  // {text}\n", breaks, check)
+
+
 NORM_ROPE = "norm_rope_test", "Devices/NormRope.*/cuda_emulated"
 MATMUL = "matmul_test", "MatmulAll.IsTheProductOfTheRoundedActivations"
 MATMUL_DEVICE = "matmul_test", "Devices/Matmul.*/cuda_emulated"
@@ -44,6 +50,7 @@ LIGHTNING = "lightning_test", "Cases/Lightning.OfATokenOnCudaDependsOnItsPastAlo
 RECURRENCE = "lightning_test", "Cases/Lightning.IsTheRecurrence/*"
 ATTENTION = "attention_test", "Cases/AttentionOnCuda.OfATokenDependsOnItsPastAlone/*"
 ATTENTION_LISTS = "attention_test", "AttentionOnCudaLists.LongAreTheSameAtOnceAndInParts"
+CODES = "attention_test", "AttentionOnCudaCodes.AreTheNumbersThatTheyStandForInBf16"
 SELECT = "select_test", "SelectOnCuda.ChoosesAmongManyBlocks"
 MANY = "select_test", "SelectOnCuda.ChoosesAmongVeryManyBlocks"
 TIES = "select_test", "Cases/Select.GivesTiesToTheLowestBlock/*"
@@ -276,16 +283,32 @@ MUTATIONS = [
             "values are read before other threads' copies are there", ATTENTION_LISTS),
     dropped("tiles-values-read", "attention_tiles.cu", "    ", "  // values are read\n",
             "the next page's values are copied over those in use", ATTENTION_LISTS),
-    Mutation("tiles-fragment", "attention_tiles.cu", "pack_bf16(low[2], low[3]),\n", "pack_bf16(low[3], low[2]),\n",
+    Mutation("tiles-fragment", "attention_tiles.cu", "pack_bf16(two[0], two[1])", "pack_bf16(two[1], two[0])",
              "two columns of the weights' A fragment are swapped", ATTENTION_LISTS),
-    Mutation("tiles-page-row", "attention_tiles.cu", "{at[0], at[4 * (kDim + 8)]}", "{at[0], at[4 * kDim]}",
+    Mutation("tiles-page-row", "attention_tiles.cu", "{at[0], at[4 * pair_stride(kDim)]}", "{at[0], at[4 * kDim]}",
              "the second register of the values' B fragment comes from a wrong row", ATTENTION_LISTS),
     Mutation("tiles-visitors", "attention_tiles.cu", "here)) << 32 * i", "here)) << 31 * i",
              "tokens from the 32nd of a tile on take each other's pages", ATTENTION_LISTS),
-    Mutation("tiles-others-page", "attention_tiles.cu", "rows[i].there && (visit.tokens >> rows[i].token & 1) != 0",
-             "rows[i].there", "a token sees the pages of its neighbours", ATTENTION_LISTS),
+    Mutation("tiles-others-page", "attention_tiles.cu", "rows[i].there() && (visit.tokens >> rows[i].token & 1) != 0",
+             "rows[i].there()", "a token sees the pages of its neighbours", ATTENTION_LISTS),
     Mutation("tiles-segment", "attention_tiles.cu", "following.key / kSegment != visit.key / kSegment",
              "following.none()", "segments are not begun afresh", ATTENTION_LISTS),
+    dropped_of_codes("codes-keys-there", "keys are there", "keys are decoded over values in use", CODES),
+    dropped_of_codes("codes-keys-read", "keys are read", "keys are multiplied before all are decoded", CODES),
+    dropped_of_codes("codes-values-there", "values are there", "values are decoded over keys in use", CODES),
+    dropped_of_codes("codes-values-read", "values are read", "values are multiplied before all are decoded", CODES),
+    Mutation("codes-helpers", "attention_tiles.cu", "if (warp < kTileWarps)", "if (warp <= kTileWarps)",
+             "a warp without rows writes behind the sums of the others", ATTENTION_LISTS),
+    Mutation("codes-bias", "page_tile_device.h", "-(32768.0f + 128)", "-(32768.0f + 127)",
+             "int8 codes stand for one more", CODES),
+    Mutation("codes-halves", "page_tile_device.h", ">> 4 * part &", ">> 4 * (1 - part) &",
+             "channels of the two halves of a byte are swapped", CODES),
+    Mutation("codes-tokens", "page_tile_device.h", "token % 2 * 16", "token / 2 % 2 * 16",
+             "a token takes its neighbour's scale", CODES),
+    Mutation("codes-group", "page_tile_device.h", "(kKeys ? row / 16 : word / 4)", "(kKeys ? row / 16 : word / 8)",
+             "groups of channels share a scale", CODES),
+    Mutation("codes-minima", "page_tile_device.h", "grid[kGroups * kTokenPairs + pair + i]", "grid[pair + i]",
+             "scales are taken for minima", CODES),
 
     dropped("select-coarse-queries", "select.cu", "s.q);\n    ", "\n    float scores",
             "coarse windows are scored before queries are loaded", SELECT),

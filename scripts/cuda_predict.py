@@ -273,12 +273,18 @@ def lightning(m, tokens, sequences, fixes):
 
 # ---- attention -----------------------------------------------------------------------------------------------------
 
-def page_clocks(m, warps, per_sm):
+def page_clocks(m, warps, per_sm, codes=False):
     """attention_tiles.cu:attend_tile: clocks of an SM for a page of one block, and of a block alone from page to page.
     A warp has 128 mma; 256 loads of B fragments, a clock of shared memory each; softmax and merges, 500; copies of 512
-    bytes, 64 (16 of four warps)."""
+    bytes, 64 (16 of four warps). Pages of int8: always four warps, `warps` of which have rows; each has half the copies
+    and 490 instructions to decode, for which shared memory takes 128 clocks of codes written, 192 read (two rows of keys
+    lie in the same banks) and 256 of pairs written."""
     tensor = 128 * m.mma_clocks()
     copies = 64 * 8 if warps == 1 else 16 * 8
+    if codes:
+        alone = tensor + 256 + 500 + 8 * 8 + 490 / IPC + 0.3e-6 * m.clock
+        busy = max(tensor * warps / 4, 256 * warps + 128 + 192 + 256, (128 + 256 + 500) * warps / 4 + 490)
+        return max(alone / per_sm, busy / TILE), alone
     alone = tensor + 256 + 500 + copies + 0.3e-6 * m.clock  # and what of the copies' latency is not hidden
     busy = max(tensor * warps / 4, 256 * warps + 256, (128 + 256 + 500) * warps / 4)
     return max(alone / per_sm, busy / TILE), alone
@@ -311,16 +317,18 @@ def attention(m, tokens, sequences, length, fixes):
     dense = length < DENSE
     pages = blocks if dense else min(blocks, TOP)
     products = 4 * DIM * HEADS * pages * PAGE * tokens
+    codes = "codes" in fixes  # of int8, on tensor cores
+    page_head = 2 * PAGE * DIM + 4 * PAGE if codes else PAGE_HEAD
     if tokens * KV_HEADS < 512:  # parts_of
         items = tokens * KV_HEADS
         parts = segments_touched(blocks) if not dense else ceil(blocks, SEGMENT)
         longest = min(pages, SEGMENT)
-        per_sm = m.shared // (44032 + 1024)
-        shared_page, alone = page_clocks(m, 1, per_sm)
+        per_sm = min(2, m.shared // (43264 + 1024)) if codes else m.shared // (44032 + 1024)
+        shared_page, alone = page_clocks(m, 1, per_sm, codes)
         if "split" in fixes:     # four warps a page of a part, 16 of its tokens each
             alone = alone / 4 + 0.3e-6 * m.clock
         chain = 5 * L2_LATENCY + 2 * MEMORY_LATENCY + longest * m.clocks(alone) + m.clocks(1000)
-        read = items * pages * PAGE_HEAD
+        read = items * pages * page_head
         written = tokens * HEADS * parts * (DIM + 2) * 4
         full = ceil(items * parts, m.sms * per_sm) > 1
         # The longest parts, the local ones, have the last block indices: they run behind the rest.
@@ -329,19 +337,19 @@ def attention(m, tokens, sequences, length, fixes):
         attend = launch(m, "attend_tile", int(items * parts), per_sm, 0, read, bf16=products, must=read, counts=True)
         if waves_chain + GAP > attend.time:
             attend = dataclasses.replace(attend, time=GAP + waves_chain, bound="latency")
-        if "int8 pages" in fixes:
+        if "int8 pages" in fixes and not codes:
             attend = attend_rows(m, items, pages, parts, products)
         # merge_parts: a block a head; count_parts reads the list, then part by part
         step = L2_LATENCY / UNROLLED + m.clocks(60)
         merge = launch(m, "merge_parts", tokens * HEADS, 16, 7 * L2_LATENCY + parts * step, 0, written)
         return [attend, merge]
-    if "int8 pages" in fixes:
+    if "int8 pages" in fixes and not codes:
         return [attend_rows(m, tokens * KV_HEADS, pages, 1, products)]
     tiles = ceil(tokens, 4) * KV_HEADS
     union = pages if pages < TOP or dense else LOCAL + (TOP - LOCAL) * UNION
     per_sm = min(2, m.shared // (68608 + 1024))
-    clocks, _ = page_clocks(m, 4, per_sm)
-    l2 = tiles * union * PAGE_HEAD
+    clocks, _ = page_clocks(m, 4, per_sm, codes)
+    l2 = tiles * union * page_head
     memory = l2 / 4 + tokens * D * 4 * 3
     must = tokens * D * 4 * 3
     attend = launch(m, "attend_tile", tiles, per_sm, 0, memory, l2, must=must, flops=products, counts=True)
@@ -681,10 +689,13 @@ def main():
                  step(m, CHUNK, 1, 1048576, "bf16", logits=0))
     fix_table()
     doubt_table()
-    for prompt in (131072, 1048576):
-        print(f"With pages of int8 on the H200, bf16 weights, {prompt:,} tokens: a decode step takes "
-              f"{decode(m, 1, prompt, 'bf16', ('int8 pages',)) * 1e3:.2f} ms, the prompt "
-              f"{first_token(m, prompt, 'bf16', ('int8 pages',)):.1f} s\n")
+    for m in MACHINES[:2]:
+        for prompt in (131072, 1048576):
+            for text, fixes in (("bf16", ()), ("int8, attend_rows", ("int8 pages",)),
+                                ("int8, attend_tile", ("int8 pages", "codes"))):
+                steps = ", ".join(f"{weights} {decode(m, 1, prompt, weights, fixes) * 1e3:.2f} ms a step and "
+                                  f"{first_token(m, prompt, weights, fixes):.2f} s" for weights in ("bf16", "w4"))
+                print(f"{m.name}, {prompt:,} tokens, pages of {text}: {steps}")
 
 
 if __name__ == "__main__":

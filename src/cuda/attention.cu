@@ -3,8 +3,8 @@
 #include "cuda/rows_device.h"
 
 // attention for any pages, in f32, and the merge of a query's parts. 4 d flops a row and key, and
-// each head group reads its keys and values once. attention_tiles.cu is the way of bf16 pages on
-// tensor cores.
+// each head group reads its keys and values once. attention_tiles.cu is the way of products of bf16
+// on tensor cores.
 
 namespace sala::cuda {
 namespace {

@@ -1,11 +1,12 @@
 #include "cuda/attention_device.h"
-#include "cuda/mma.h"
+#include "cuda/page_tile_device.h"
 
-// attention over bf16 pages of 64 tokens on tensor cores. A warp has a tile of 16 rows, heads of
+// attention over pages of 64 tokens on tensor cores. A warp has a tile of 16 rows, heads of
 // one or several neighbouring queries, and takes a page as 64 columns: scores, softmax and weights
 // stay in registers, in the fragments of mma.sync (Dao 2023, arXiv 2307.08691). A page's keys and
-// values are B fragments as they lie, one 32-bit word a pair. 4 d flops a row and key; a page is
-// read once by a block of threads, whatever its rows.
+// values are B fragments, of bf16 as they lie, of codes decoded in shared memory
+// (page_tile_device.h). 4 d flops a row and key; a page is read and decoded once by a block of
+// threads, whatever its rows.
 //
 // A row's arithmetic is the same in a block of one warp and of four, split or not: its bits depend
 // on its query alone. A page that a row does not see changes nothing in it.
@@ -13,40 +14,27 @@
 namespace sala::cuda {
 namespace {
 
-constexpr int kPage = 64;
+constexpr int kPage = kTilePage;
 constexpr int kWarpRows = 16;
 constexpr int kWideWarps = 4;
 constexpr int kMostTokens = kWideWarps * kWarpRows;  // of a tile
 constexpr uint32_t kNoBlock = 0xFFFFFFFF;
 constexpr int kSequenceShift = 24;  // a visit is (first token of the sequence in the tile, block)
 
-/// Words in shared memory between rows of pairs: 8 more than a multiple of 32, so that the 4 rows
-/// and 8 columns of a fragment lie in 32 banks.
-constexpr int kKeyStride = kPage + 8;
-
-template <int kDim, int kWarps>
+/// kTileWarps of the kWarps warps have rows; the others help to copy and decode.
+template <KvType kType, int kDim, int kTileWarps, int kWarps>
 struct TilesShared {
-  alignas(16) uint32_t keys[kDim / 2 * kKeyStride];     ///< [channel / 2][token] pairs
-  alignas(16) uint32_t values[kPage / 2 * (kDim + 8)];  ///< [token / 2][channel] pairs
-  float total[kWarps][kDim / 2][kWarpThreads];          ///< merged values, a lane's own
+  PageTile<kType, kDim, kWarps * kWarpThreads> page;
+  float total[kTileWarps][kDim / 2][kWarpThreads];  ///< merged values, a lane's own
 };
-
-/// Brings a page's keys, or its values, to shared memory: `rows` rows of `words` words.
-template <int kThreads, int kRows, int kWords>
-__device__ inline void copy_rows(const std::byte* from, uint32_t* to) {
-  constexpr int kChunks = kWords / 4;  // of 16 bytes in a row
-#pragma unroll 8
-  for (int i = static_cast<int>(threadIdx.x); i < kRows * kChunks; i += kThreads)
-    copy_async(to + i / kChunks * (kWords + 8) + i % kChunks * 4, from + int64_t{16} * i, true);
-}
 
 /// One row of a warp's tile, as the four lanes that hold it know it.
 struct Row {
-  int64_t t = 0;      ///< its token
-  int32_t token = 0;  ///< the same in the tile
+  int32_t token = 0;  ///< of the tile
   int32_t head = 0;
   int32_t position = -1;
-  bool there = false;
+
+  constexpr bool there() const { return position >= 0; }
 };
 
 /// One page that tokens of the tile visit; bit i of `tokens` is token i.
@@ -88,18 +76,18 @@ struct Walk {
   }
 };
 
-/// A block of threads attends for `tile_tokens` neighbouring tokens, kWarps tiles of 16 rows, and
-/// `tile_heads` heads of a kv head: blockIdx.x counts tiles of tokens, blockIdx.y those of heads,
-/// blockIdx.z the parts of a split call. Row r of the block is head r % tile_heads of token
+/// A block of threads attends for `tile_tokens` neighbouring tokens, kTileWarps tiles of 16 rows,
+/// and `tile_heads` heads of a kv head: blockIdx.x counts tiles of tokens, blockIdx.y those of
+/// heads, blockIdx.z the parts of a split call. Row r of the block is head r % tile_heads of token
 /// r / tile_heads. The next page's keys come while the softmax and the values of this one are
 /// worked on, its values while the next one's scores are.
-template <int kDim, int kWarps>
-__global__ void __launch_bounds__(kWarps* kWarpThreads)
+template <KvType kType, int kDim, int kTileWarps, int kWarps>
+__global__ void __launch_bounds__(kWarps* kWarpThreads, 1)
     attend_tile(AttentionCall call, int32_t tile_tokens, int32_t tile_heads) {
   wait_for_earlier();
-  constexpr int kThreads = kWarps * kWarpThreads;
+  constexpr bool kCodes = kType != KvType::bf16;
   constexpr int kSteps = kDim / 16, kTiles = kPage / 8, kOutputs = kDim / 8;
-  auto& s = shared<TilesShared<kDim, kWarps>>();
+  auto& s = shared<TilesShared<kType, kDim, kTileWarps, kWarps>>();
   const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
   const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
   const int quad = lane % 4;
@@ -111,7 +99,7 @@ __global__ void __launch_bounds__(kWarps* kWarpThreads)
       static_cast<int>(call.tokens - first < tile_tokens ? call.tokens - first : tile_tokens);
 
   Walk walk;
-  if constexpr (kWarps == 1) {  // one token
+  if constexpr (kTileWarps == 1) {  // one token
     const Blocks all = all_blocks(call, first, g, call.step.positions[first]);
     const Blocks mine =
         call.parts > 0 ? part_blocks(call, all, static_cast<int32_t>(blockIdx.z)) : all;
@@ -136,16 +124,16 @@ __global__ void __launch_bounds__(kWarps* kWarpThreads)
     const int r = warp * kWarpRows + lane / 4 + 8 * i;
     row.token = r / tile_heads;
     row.head = static_cast<int32_t>(g * call.group) + first_head + r % tile_heads;
-    row.t = first + row.token;
-    row.there = row.token < tokens && first_head + r % tile_heads < call.group;
-    if (row.there) row.position = call.step.positions[row.t];
-    const float* x = call.q + row.t * call.q_stride + int64_t{row.head} * kDim;
+    const int64_t t = first + row.token;
+    if (row.token < tokens && first_head + r % tile_heads < call.group)
+      row.position = call.step.positions[t];
+    const float* x = call.q + t * call.q_stride + int64_t{row.head} * kDim;
 #pragma unroll
     for (int step = 0; step < kSteps; ++step)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int c = step * 16 + half * 8 + quad * 2;
-        q[step][half * 2 + i] = row.there ? pack_bf16(x[c], x[c + 1]) : 0;
+        q[step][half * 2 + i] = row.there() ? pack_bf16(x[c], x[c + 1]) : 0;
       }
   }
   // Which tokens have rows in this warp.
@@ -156,45 +144,73 @@ __global__ void __launch_bounds__(kWarps* kWarpThreads)
 
   float values[kOutputs][4]{};
   Running running[2], total[2];  // running sums are those of the lane's own columns
+  if (warp < kTileWarps)
 #pragma unroll
-  for (int i = 0; i < kDim / 2; ++i) s.total[warp][i][lane] = 0;
+    for (int i = 0; i < kDim / 2; ++i) s.total[warp][i][lane] = 0;
 
+  KvPages pages = call.pages;  // with what is known when this is compiled
+  pages.type = kType;
+  pages.head_dim = kDim;
+  pages.page = kPage;
   const auto head_of = [&](const Visit& visit) {
     const int32_t b = call.step.sequence_of(first + (visit.key >> kSequenceShift));
-    return kv_head(call.pages, call.step.pool_page(b, visit.block()), g);
+    return kv_head(pages, call.step.pool_page(b, visit.block()), g);
+  };
+  bool active = false;  // the warp has rows that see the page
+  float scores[kTiles][4];
+  uint32_t weights[kPage / 16][4];
+  const auto score = [&] {
+    if (!active) return;
+    for (float(&four)[4] : scores)
+      for (float& x : four) x = 0;
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step)
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+        const uint32_t* at =
+            s.page.keys + (step * 8 + quad) * pair_stride(kPage) + n * 8 + lane / 4;
+        mma_bf16(scores[n], q[step], {at[0], at[4 * pair_stride(kPage)]});
+      }
+  };
+  const auto add_values = [&] {
+    if (!active) return;
+#pragma unroll
+    for (int step = 0; step < kPage / 16; ++step)
+#pragma unroll
+      for (int n = 0; n < kOutputs; ++n) {
+        const uint32_t* at =
+            s.page.values + (step * 8 + quad) * pair_stride(kDim) + n * 8 + lane / 4;
+        mma_bf16(values[n], weights[step], {at[0], at[4 * pair_stride(kDim)]});
+      }
   };
   Visit visit = walk.next();
   KvHead head = head_of(visit);
-  copy_rows<kThreads, kDim / 2, kPage>(head.keys, s.keys);
+  s.page.copy_keys(head);
   commit_copies();
-  copy_rows<kThreads, kPage / 2, kDim>(head.values, s.values);
+  s.page.copy_values(head);
   commit_copies();
   bool touched = false;  // the warp has seen a page of this segment
   while (!visit.none()) {
     const Visit following = walk.next();
     if (!following.none()) head = head_of(following);
-    const bool active = (visit.tokens & own) != 0;
+    active = (visit.tokens & own) != 0;
     touched |= active;
     wait_copies<1>();
     __syncthreads();  // keys are there
-    float scores[kTiles][4]{};
-    if (active) {
-#pragma unroll
-      for (int step = 0; step < kSteps; ++step)
-#pragma unroll
-        for (int n = 0; n < kTiles; ++n) {
-          const uint32_t* at = s.keys + (step * 8 + quad) * kKeyStride + n * 8 + lane / 4;
-          mma_bf16(scores[n], q[step], {at[0], at[4 * kKeyStride]});
-        }
+    if constexpr (kCodes) {
+      s.page.decode_keys();
+    } else {
+      score();
     }
     __syncthreads();  // keys are read
-    if (!following.none()) copy_rows<kThreads, kDim / 2, kPage>(head.keys, s.keys);
+    if (!following.none()) s.page.copy_keys(head);
     commit_copies();
+    if constexpr (kCodes) score();
     if (active) {
       float base[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const bool sees = rows[i].there && (visit.tokens >> rows[i].token & 1) != 0;
+        const bool sees = rows[i].there() && (visit.tokens >> rows[i].token & 1) != 0;
         const int32_t left = sees ? rows[i].position - visit.block() * kPage + 1 : 0;
         float largest = kNegativeInfinity;
 #pragma unroll
@@ -226,26 +242,25 @@ __global__ void __launch_bounds__(kWarps* kWarpThreads)
           values[n][2 * i + 1] *= rescale;
         }
       }
+#pragma unroll
+      for (int step = 0; step < kPage / 16; ++step)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float* two = &scores[2 * step + i / 2][i % 2 * 2];
+          weights[step][i] = pack_bf16(two[0], two[1]);
+        }
     }
     wait_copies<1>();
     __syncthreads();  // values are there
-    if (active) {
-#pragma unroll
-      for (int step = 0; step < kPage / 16; ++step) {
-        const float(&low)[4] = scores[2 * step];
-        const float(&high)[4] = scores[2 * step + 1];
-        const uint32_t weights[4] = {pack_bf16(low[0], low[1]), pack_bf16(low[2], low[3]),
-                                     pack_bf16(high[0], high[1]), pack_bf16(high[2], high[3])};
-#pragma unroll
-        for (int n = 0; n < kOutputs; ++n) {
-          const uint32_t* at = s.values + (step * 8 + quad) * (kDim + 8) + n * 8 + lane / 4;
-          mma_bf16(values[n], weights, {at[0], at[4 * (kDim + 8)]});
-        }
-      }
+    if constexpr (kCodes) {
+      s.page.decode_values();
+    } else {
+      add_values();
     }
     __syncthreads();  // values are read
-    if (!following.none()) copy_rows<kThreads, kPage / 2, kDim>(head.values, s.values);
+    if (!following.none()) s.page.copy_values(head);
     commit_copies();
+    if constexpr (kCodes) add_values();
     if (touched && following.key / kSegment != visit.key / kSegment) {
       touched = false;
       Factors factors[2];
@@ -268,8 +283,9 @@ __global__ void __launch_bounds__(kWarps* kWarpThreads)
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const Row& row = rows[i];
-    if (!row.there) continue;
-    float* part = call.parts > 0 ? call.part_of(row.t, row.head, blockIdx.z) : nullptr;
+    if (!row.there()) continue;
+    const int64_t t = first + row.token;
+    float* part = call.parts > 0 ? call.part_of(t, row.head, blockIdx.z) : nullptr;
 #pragma unroll
     for (int n = 0; n < kOutputs; ++n)
 #pragma unroll
@@ -279,7 +295,7 @@ __global__ void __launch_bounds__(kWarps* kWarpThreads)
         if (part != nullptr) {
           part[c] = value;
         } else {
-          finish_value(call, row.t, row.head, c, value, total[i].sum);
+          finish_value(call, t, row.head, c, value, total[i].sum);
         }
       }
     if (part != nullptr && quad == 0) {
@@ -289,7 +305,7 @@ __global__ void __launch_bounds__(kWarps* kWarpThreads)
   }
 }
 
-template <int kDim, int kWarps>
+template <KvType kType, int kDim, int kTileWarps, int kWarps>
 void launch_tiles(Device& device, const AttentionCall& call, int32_t tile_tokens) {
   const int32_t tile_heads = call.group < kWarpRows ? call.group : kWarpRows;
   const int64_t head_tiles = (call.group + tile_heads - 1) / tile_heads;
@@ -297,18 +313,32 @@ void launch_tiles(Device& device, const AttentionCall& call, int32_t tile_tokens
          {.x = (call.tokens + tile_tokens - 1) / tile_tokens,
           .y = call.pages.kv_heads * head_tiles,
           .z = call.parts > 0 ? call.parts : 1},
-         kWarps * kWarpThreads, sizeof(TilesShared<kDim, kWarps>), attend_tile<kDim, kWarps>, call,
-         tile_tokens, tile_heads);
+         kWarps * kWarpThreads, sizeof(TilesShared<kType, kDim, kTileWarps, kWarps>),
+         attend_tile<kType, kDim, kTileWarps, kWarps>, call, tile_tokens, tile_heads);
 }
 
 /// A query a warp where a step has few neighbouring queries or is split, else as many as fill four.
-template <int kDim>
+/// Codes take as long to decode as to multiply: there a query has the help of three more warps.
+template <KvType kType, int kDim>
 void launch_dim(Device& device, const AttentionCall& call) {
+  constexpr int kFewWarps = kType == KvType::bf16 ? 1 : kWideWarps;
   const int32_t tile_heads = call.group < kWarpRows ? call.group : kWarpRows;
   if (call.parts > 0 || call.tokens < 4 * int64_t{call.step.sequences}) {
-    launch_tiles<kDim, 1>(device, call, 1);
+    launch_tiles<kType, kDim, 1, kFewWarps>(device, call, 1);
   } else {
-    launch_tiles<kDim, kWideWarps>(device, call, kMostTokens / tile_heads);
+    launch_tiles<kType, kDim, kWideWarps, kWideWarps>(device, call, kMostTokens / tile_heads);
+  }
+}
+
+template <KvType kType>
+void launch_type(Device& device, const AttentionCall& call) {
+  switch (call.pages.head_dim) {
+    case 64:
+      return launch_dim<kType, 64>(device, call);
+    case 96:
+      return launch_dim<kType, 96>(device, call);
+    default:
+      return launch_dim<kType, 128>(device, call);
   }
 }
 
@@ -317,19 +347,18 @@ void launch_dim(Device& device, const AttentionCall& call) {
 bool takes_tiles(const AttentionCall& call) {
   const KvPages& pages = call.pages;
   const int d = pages.head_dim;
-  return call.rounds && pages.type == KvType::bf16 && pages.page == kPage &&
-         (d == 64 || d == 96 || d == 128) && pages.field.stride % 16 == 0 &&
-         reinterpret_cast<uintptr_t>(pages.field.data) % 16 == 0;
+  return call.rounds && pages.page == kPage && (d == 64 || d == 96 || d == 128) &&
+         pages.field.stride % 16 == 0 && reinterpret_cast<uintptr_t>(pages.field.data) % 16 == 0;
 }
 
 void attend_tiles(Device& device, const AttentionCall& call) {
-  switch (call.pages.head_dim) {
-    case 64:
-      return launch_dim<64>(device, call);
-    case 96:
-      return launch_dim<96>(device, call);
+  switch (call.pages.type) {
+    case KvType::int8:
+      return launch_type<KvType::int8>(device, call);
+    case KvType::int4:
+      return launch_type<KvType::int4>(device, call);
     default:
-      return launch_dim<128>(device, call);
+      return launch_type<KvType::bf16>(device, call);
   }
 }
 

@@ -18,7 +18,8 @@ namespace {
 
 struct Case {
   testing::Mode mode;
-  double bound;  ///< of the largest logit
+  double bound;               ///< of the largest logit
+  bool tensor_cores = false;  ///< heads and pages of sizes that attention's tensor cores take
 };
 
 class CudaModel : public ::testing::TestWithParam<Case> {
@@ -34,8 +35,18 @@ class CudaModel : public ::testing::TestWithParam<Case> {
     o.chunk = static_cast<int>(kTokens);
     o.logits = kTokens;
     o.context = kTokens;
-    const auto model =
-        testing::random_model(testing::tiny_sala(), GetParam().mode.weights, &device);
+    ModelConfig config = testing::tiny_sala();
+    if (GetParam().tensor_cores) {
+      config.attention.head_dim = 64;
+      config.attention.sparse = {.kernel_size = 32,
+                                 .kernel_stride = 16,
+                                 .block_size = 64,
+                                 .init_blocks = 1,
+                                 .window_size = 64,
+                                 .topk = 2,
+                                 .dense_len = 128};
+    }
+    const auto model = testing::random_model(config, GetParam().mode.weights, &device);
     Runner runner(*model, device, o);
     Hold hold = runner.open();
     std::vector<float> all;
@@ -78,8 +89,12 @@ std::vector<Case> cases() {
           // Rounding of codes and bf16 differs where sums differ in their last bit, and with sparse
           // attention a block may then be another: dense, and a bound of a few such roundings.
           {{StoredType::bf16, ComputeMode::bf16, KvType::bf16, dense}, 4e-2},
+          {{StoredType::bf16, ComputeMode::bf16, KvType::bf16, dense}, 4e-2, true},
           {{StoredType::q8_0, ComputeMode::int8, KvType::bf16, dense}, 4e-2},
-          {{StoredType::q4_1, ComputeMode::int8, KvType::bf16, dense}, 4e-2}};
+          {{StoredType::q4_1, ComputeMode::int8, KvType::bf16, dense}, 4e-2},
+          // Codes of keys and values may be others too.
+          {{StoredType::bf16, ComputeMode::bf16, KvType::int8, dense}, 8e-2, true},
+          {{StoredType::bf16, ComputeMode::bf16, KvType::int4, dense}, 2e-1, true}};
 }
 
 /// One model in the GPU's memory, f32.
@@ -267,8 +282,9 @@ TEST_F(CudaMemory, OfTheDeviceIsOutOfTheHostsReach) {
   EXPECT_DEATH(EXPECT_EQ(*x.view().as<float>(), 0.0f), "");
 }
 
-INSTANTIATE_TEST_SUITE_P(Modes, CudaModel, ::testing::ValuesIn(cases()),
-                         [](const auto& tested) { return tested.param.mode.name(); });
+INSTANTIATE_TEST_SUITE_P(Modes, CudaModel, ::testing::ValuesIn(cases()), [](const auto& tested) {
+  return tested.param.mode.name() + (tested.param.tensor_cores ? "_tensorcores" : "");
+});
 
 }  // namespace
 }  // namespace sala

@@ -155,8 +155,8 @@ TEST_P(AttentionOnCuda, OfATokenDependsOnItsPastAlone) {
 std::vector<PagesCase> few_cases() {
   std::vector<PagesCase> few;
   for (const PagesCase& c : pages_cases())
-    for (const char* name :
-         {"tiny_f32", "page24_int4", "long_int8", "rounded128_bf16", "wide_group"})
+    for (const char* name : {"tiny_f32", "page24_int4", "long_int8", "rounded128_bf16",
+                             "rounded128_int8", "rounded128_int4", "wide_group"})
       if (c.name == name) few.push_back(c);
   return few;
 }
@@ -183,6 +183,30 @@ TEST(AttentionLists, OfAllBlocksAreDense) {
       for (int64_t i = 0; i < out.dense[s].view().size(); ++i)
         ASSERT_EQ(out.chosen[s].view().as<float>()[i], 0.5f * out.dense[s].view().as<float>()[i]);
   }
+}
+
+// int8 and int4 on tensor cores are bf16 pages of the numbers that the codes stand for.
+TEST(AttentionOnCudaCodes, AreTheNumbersThatTheyStandForInBf16) {
+  for (const KvType type : {KvType::int8, KvType::int4})
+    for (const int head_dim : {64, 96, 128}) {
+      SCOPED_TRACE(fmt::format("{} heads of {}", name_of(type), head_dim));
+      PagesCase c{
+          "",        8,         2,    head_dim, 64,           windows(32, 16), windows(128, 64),
+          {1, 1, 3}, {140, 33}, type, 1,        Compute::bf16};
+      Random random(5);
+      PagesInputs in = pages_inputs(random, c);
+      const Crowd crowd(random, c.lengths, c.page);
+      Opened opened(cuda_target());
+      const PagesMemory codes(c, crowd);
+      const PagesOutcome out = run(opened.device(), c, in, crowd, all_at_once(c.lengths), codes);
+      in.k = stored(c, in.k);
+      in.v = stored(c, in.v);
+      c.type = KvType::bf16;
+      const PagesMemory numbers(c, crowd);
+      const PagesOutcome expected =
+          run(opened.device(), c, in, crowd, all_at_once(c.lengths), numbers);
+      EXPECT_TRUE(same_bits(out.dense, expected.dense));
+    }
 }
 
 /// The last tokens of long sequences, whose lists name blocks of several segments here and there;
@@ -284,7 +308,7 @@ struct LongStep {
 // Many queries at once, whose pages are shared, and few, whose segments are: the reference's
 // result, and the same bits.
 TEST(AttentionOnCudaLists, LongAreTheSameAtOnceAndInParts) {
-  const auto shape = [](int heads, int kv_heads, int head_dim, int top) {
+  const auto shape = [](KvType type, int heads, int kv_heads, int head_dim, int top) {
     return PagesCase{"",
                      heads,
                      kv_heads,
@@ -294,7 +318,7 @@ TEST(AttentionOnCudaLists, LongAreTheSameAtOnceAndInParts) {
                      windows(128, 64),
                      {1, 1, top},
                      {2200, 1250},
-                     KvType::bf16,
+                     type,
                      1,
                      Compute::bf16};
   };
@@ -302,9 +326,12 @@ TEST(AttentionOnCudaLists, LongAreTheSameAtOnceAndInParts) {
     PagesCase c;
     int64_t tokens;
   };
+  using enum KvType;
   for (const auto& [c, tokens] :
-       {Run{shape(16, 8, 64, 6), 35}, Run{shape(8, 8, 96, 3), 35}, Run{shape(32, 2, 128, 12), 3}}) {
-    SCOPED_TRACE(fmt::format("{} heads of {}", c.heads, c.head_dim));
+       {Run{shape(bf16, 16, 8, 64, 6), 35}, Run{shape(bf16, 8, 8, 96, 3), 35},
+        Run{shape(bf16, 32, 2, 128, 12), 3}, Run{shape(int8, 8, 8, 64, 3), 35},
+        Run{shape(int4, 8, 8, 96, 3), 35}, Run{shape(int8, 16, 8, 128, 3), 35}}) {
+    SCOPED_TRACE(fmt::format("{} heads of {}, {}", c.heads, c.head_dim, name_of(c.type)));
     const LongStep step(c, tokens);
     Opened opened(cuda_target());
     const auto reference = open_reference();

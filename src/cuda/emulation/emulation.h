@@ -147,4 +147,12 @@ T atomicMax(T* at, T value) {
   return old;
 }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
+/// Four of the bytes of x (0 to 3) and y (4 to 7), each named by four bits of `order`.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned order) {
+  const uint64_t bytes = uint64_t{y} << 32 | x;
+  unsigned chosen = 0;
+  for (int i = 0; i < 4; ++i)
+    chosen |= static_cast<unsigned>(bytes >> 8 * (order >> 4 * i & 7) & 0xFF) << 8 * i;
+  return chosen;
+}
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
