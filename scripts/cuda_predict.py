@@ -122,8 +122,10 @@ def convert(m, name, tokens, cols, weights, hot):
 
 
 def matmul_decode(m, name, tokens, rows, cols, parts, weights, fixes):
-    """matmul_decode.cu: a block makes 32 outputs of 8 rows of activations, 16 warps one segment of K each; of 16 rows,
-    8 warps two segments each."""
+    """matmul_decode.cu: a block makes 32 outputs of 8 rows of activations, 16 warps one segment of K each. Up to 32 rows
+    as they were before matmul_batch.cu: 16 a block, 8 warps two segments each."""
+    if "batch" in fixes and tokens > 8:
+        return matmul_batch(m, name, tokens, rows, cols, parts, weights)
     tile = 8 if tokens <= 8 else 16          # run<kParts, kTiles>: rows of a block
     tiles = ceil(tokens, tile)
     turns = tile // 8                        # decode: turns of a warp for each part
@@ -146,10 +148,6 @@ def matmul_decode(m, name, tokens, rows, cols, parts, weights, fixes):
         instructions = blocks * parts * cols / 32 * group
     if weights != "bf16" and "codes as bf16" in fixes and m.mma < 1:  # decoded in registers, once for all rows
         instructions *= (55 + 6 * tile // 8) / group
-    if "wide" in fixes and tokens > 8:       # 32 rows; a cluster of four blocks shares four panels, each a quarter of K
-        blocks, traffic = units, units * (parts * panel + 32 * cols * size / 4)
-        chain = 2 * MEMORY_LATENCY + parts * ceil(cols // 16, 64) * m.clocks(700)
-        instructions *= 0.83 if weights != "bf16" and "codes as bf16" not in fixes else 0.6
     chain += L2_LATENCY + m.clocks(1000)     # the first address; keep, barrier, finish
     weight_bytes = units * parts * panel
     products = 2 * tokens * cols * rows * parts
@@ -160,6 +158,44 @@ def matmul_decode(m, name, tokens, rows, cols, parts, weights, fixes):
     return launch(m, name, blocks, per_sm, chain, weight_bytes + tokens * rows * 4, traffic, must=weight_bytes,
                   flops=products, bf16=done if weights == "bf16" else 0, int8=0 if weights == "bf16" else done,
                   instructions=instructions, peak=peak, counts=True, tail=tail)
+
+
+def matmul_batch(m, name, tokens, rows, cols, parts, weights):
+    """matmul_batch.cu, 9 to 32 rows: a block of eight warps makes all rows of four panels, or of one where there are
+    fewer than 384. Instructions are those of the machine code for sm_90, of a panel and 32 columns: loads, products,
+    scaling, copies, barriers."""
+    panels = ceil(rows, PANEL) * parts
+    wide = 4 if parts == 2 or panels >= 384 else 1
+    halves = 2 if weights == "bf16" else 1            # warps that share the rows of a panel and slice
+    blocks, slices = ceil(panels, wide), 8 // wide // halves
+    columns = 64 if weights == "w4" and wide == 4 else 32  # of a chunk
+    each = {"bf16": (190, 188), "w8": (279, 255), "w4": (243, 218)}[weights][wide == 4]
+    if tokens <= 16:                                     # the second half of the rows is not multiplied
+        each = {"bf16": (141, 137), "w8": (193, 169), "w4": (172, 142)}[weights][wide == 4]
+    panel = PANEL * cols * BITS[weights] / 8
+    size = 2 if weights == "bf16" else 1 + 8 / 32
+    padded = ceil(tokens, 16) * 16
+    rounds = 16 // slices                                # segments of a slice; their exchange
+    instructions = panels * cols / 32 * each + blocks * 8 * rounds * (125 if halves == 1 else 90)
+    # Clocks of shared memory, 128 bytes each, of a panel and 32 columns: a warp reads the weights (and scales) and its
+    # rows of activations (and scales); then what copies write.
+    weight_reads, row_reads = {"bf16": (16, 16), "w8": (12, 24), "w4": (8, 24)}[weights]
+    stage = slices * (wide * panel / cols + 32 * size) * columns
+    shared = panels * cols / 32 * (weight_reads * halves + row_reads) + blocks * cols / columns / slices * stage / 128
+    sums = 8 // halves * 32 * 36 * 4
+    stages = min(8, int(((99 << 10) - sums) // stage))
+    most = 2 if weights == "bf16" else 1                 # 94 to 106 registers; 128 to 159
+    per_sm = max(1, min(most, int(m.shared // (sums + stages * stage + 1024))))
+    # A chunk: barrier, copies, loads and products one behind the other; or the bytes of the stages are not there yet.
+    turn = m.clocks(300 if weights == "bf16" else 400 * columns / 32)
+    chain = L2_LATENCY + m.clocks(1500) + MEMORY_LATENCY
+    chain += cols / columns / slices * max(turn, MEMORY_LATENCY / (stages - 1))
+    weight_bytes = panels * panel
+    products, done = 2 * tokens * cols * rows * parts, 2 * 32 * cols * rows * parts
+    return launch(m, name, blocks, per_sm, chain, weight_bytes + tokens * rows * 4,
+                  weight_bytes + blocks * padded * cols * size, must=weight_bytes, flops=products,
+                  bf16=done if weights == "bf16" else 0, int8=0 if weights == "bf16" else done, shared=shared,
+                  instructions=instructions, peak=m.bf16 if weights == "bf16" else m.int8, counts=True)
 
 
 def matmul_prefill(m, name, tokens, rows, cols, parts, weights, fixes):
@@ -605,7 +641,7 @@ FIXES = [
     ("lightning decode: state, keys and values copied at once", ("state",)),
     ("lightning prompts: the next cell copied while this one is worked on", ("prefetch",)),
     ("lightning prompts: tensor cores, four segments of a chunk", ("scan",)),
-    ("matmul_decode above 8 rows: 32 rows a block, four panels share activations", ("wide",)),
+    ("matmul_batch: 32 rows a block, four panels share activations", ("batch",)),
     ("attend_tile, few queries: four warps a page", ("split",)),
     ("attend_tile, prompts: 32 rows a warp", ("queries",)),
     ("no convert: norms, SwiGLU and gates write bf16 or codes; q and k in one launch", ("fuse",)),
@@ -674,6 +710,20 @@ def check():
                 assert abs(limit / decode_floor(m, batch, 131072, weights) - 1) < 0.01, (m.name, weights, batch, limit)
 
 
+def batch_table():
+    """Three matrices at 32 rows before and after matmul_batch.cu, gaps included."""
+    matrices = [("output", D, D, 1), ("gate_up, SwiGLU", F, D, 2), ("down", D, F, 1)]
+    lines = []
+    for m in MACHINES[:2]:
+        for weights in BITS:
+            for name, rows, cols, parts in matrices:
+                one = [matmul_decode(m, name, 32, rows, cols, parts, weights, fixes) for fixes in ((), ("batch",))]
+                lines.append([m.name, weights, name, *(f"{x.time * 1e6:.1f}, {100 * x.limit / x.time:.0f} %, {x.bound}"
+                                                       for x in one)])
+    print("A matmul of 32 rows, us, share of its limit, what bounds it\n")
+    table(["machine", "weights", "matrix", "16 rows a block", "matmul_batch"], lines)
+
+
 def main():
     check()
     m = MACHINES[0]
@@ -687,6 +737,7 @@ def main():
                      step(m, CHUNK, 1, 131072, weights, logits=0))
     kernel_table(f"A step of {CHUNK} tokens of a prompt at 1,048,576 tokens on the H200, bf16",
                  step(m, CHUNK, 1, 1048576, "bf16", logits=0))
+    batch_table()
     fix_table()
     doubt_table()
     for m in MACHINES[:2]:

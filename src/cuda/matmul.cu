@@ -157,11 +157,11 @@ void matmul(Device& device, In x, const Weight& w, Epilogue epilogue, Compute co
   } else {
     convert(device, x, w.type, compute, p);
   }
-  const bool few = p.tokens <= kDecodeRows;
+  const bool few = p.tokens <= kDecodeRows, batch = p.tokens <= kBatchRows;
   if (codes)
-    few ? matmul_decode_int8(device, w.type, p) : matmul_prefill_int8(device, w.type, p);
+    (few ? matmul_decode_int8 : batch ? matmul_batch_int8 : matmul_prefill_int8)(device, w.type, p);
   else if (in_bf16(w.type, compute))
-    few ? matmul_decode_bf16(device, p) : matmul_prefill_bf16(device, p);
+    (few ? matmul_decode_bf16 : batch ? matmul_batch_bf16 : matmul_prefill_bf16)(device, p);
   else
     matmul_fma(device, w.type, p);
 }

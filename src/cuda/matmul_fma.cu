@@ -155,7 +155,7 @@ void few_rows(Device& device, const Product& p) {
 
 void matmul_fma(Device& device, WeightType type, const Product& p) {
   for_type(type, [&]<WeightType kType>() {
-    if (p.tokens <= kDecodeRows) return few_rows<kType>(device, p);
+    if (p.tokens <= kBatchRows) return few_rows<kType>(device, p);
     const int64_t blocks =
         (p.panel_count + kTilePanels - 1) / kTilePanels * ((p.tokens + kTileRows - 1) / kTileRows);
     launch(device, {.x = blocks}, kTileThreads, sizeof(TileShared), fma_tile<kType>, p);

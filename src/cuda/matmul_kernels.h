@@ -18,7 +18,9 @@ namespace sala::cuda {
 inline constexpr int kSegments = 16;
 
 /// Rows of activations up to which a matmul reads weights straight into registers.
-inline constexpr int64_t kDecodeRows = 32;
+inline constexpr int64_t kDecodeRows = 8;
+/// Those up to which it is bound by the weights, which a block reads for all rows at once.
+inline constexpr int64_t kBatchRows = 32;
 /// Those up to which a bf16 kernel for few rows reads activations as they come: no more bytes a
 /// block than of eight converted rows, and no launch before it.
 inline constexpr int64_t kRoundedRows = 4;
@@ -66,10 +68,13 @@ __device__ inline float swiglu(float gate, float up) { return gate / (1 + expf(-
 
 /// Products in f32 of any weight with f32 activations (matmul_fma.cu).
 void matmul_fma(Device& device, WeightType type, const Product& product);
-/// Products of bf16 weights and activations, of codes and int8 activations on tensor cores, for few
-/// rows (matmul_decode.cu) and for many (matmul_prefill.cu).
+/// Products of bf16 weights and activations, of codes and int8 activations on tensor cores, for at
+/// most kDecodeRows rows (matmul_decode.cu), at most kBatchRows (matmul_batch.cu) and for any
+/// number (matmul_prefill.cu).
 void matmul_decode_bf16(Device& device, const Product& product);
 void matmul_decode_int8(Device& device, WeightType type, const Product& product);
+void matmul_batch_bf16(Device& device, const Product& product);
+void matmul_batch_int8(Device& device, WeightType type, const Product& product);
 void matmul_prefill_bf16(Device& device, const Product& product);
 void matmul_prefill_int8(Device& device, WeightType type, const Product& product);
 

@@ -1,13 +1,11 @@
 #include "cuda/matmul_kernels.h"
+#include "cuda/pipeline_device.h"
 #include "cuda/weights_device.h"
 
 // matmul for many rows of activations on tensor cores. A block of 8 warps makes the outputs of four
 // panels (two of each part of a pair) for 128 rows; columns pass through shared memory in chunks,
 // copied asynchronously while earlier ones are multiplied. A warp has two panels and 32 rows, so
 // that both parts of a pair meet in one thread.
-//
-// In shared memory the 16-byte pieces of a line of 128 bytes are permuted by an exclusive or with
-// what tells the lanes of a quarter warp apart, so that their loads fall into different banks.
 
 namespace sala::cuda {
 namespace {
@@ -15,7 +13,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kPanels = 4, kRows = 128;     // of a block
 constexpr int kWarpPanels = 2, kTiles = 4;  // of a warp: tiles of 8 rows
-constexpr int kPieces = 8;                  // of 16 bytes in a line
 constexpr int kBand = 16;                   // tiles of rows that share weights in L2
 constexpr size_t kMostShared = 99 << 10;
 
@@ -92,26 +89,6 @@ __device__ inline void finish(const Product& p, const Place& at, const Sums& tot
     }
 }
 
-/// Walks the chunks: `copy(stage, chunk)` begins to bring one, `multiply(stage, chunk)` uses it.
-template <int kStages, class Copy, class Multiply>
-__device__ inline void pipeline(int chunks, const Copy& copy, const Multiply& multiply) {
-#pragma unroll
-  for (int i = 0; i < kStages - 1; ++i) {
-    if (i < chunks) copy(i, i);
-    commit_copies();
-  }
-  int stage = 0, next = kStages - 1;
-  for (int chunk = 0; chunk < chunks; ++chunk) {
-    wait_copies<kStages - 2>();
-    __syncthreads();  // the chunk is there for all, and nobody reads the stage that comes next
-    if (chunk + kStages - 1 < chunks) copy(next, chunk + kStages - 1);
-    commit_copies();
-    multiply(stage, chunk);
-    next = stage;
-    stage = stage + 1 == kStages ? 0 : stage + 1;
-  }
-}
-
 constexpr int kBf16Stages = 3;
 constexpr int kPairRows = static_cast<int>(kValueChunk) / 2;
 
@@ -124,8 +101,7 @@ struct Bf16Shared {
 };
 static_assert(sizeof(Bf16Shared) <= kMostShared);
 
-/// The place of piece c of a row of pairs, and of a row of activations.
-__device__ constexpr int pair_piece(int row, int c) { return c ^ row / 4 % 4 * 2; }
+/// The place of piece c of a row of activations.
 __device__ constexpr int bf16_piece(int row, int c) { return c ^ row % 2 * 4; }
 
 __device__ inline void copy_bf16(const Product& p, const Place& at, Bf16Stage& stage, int chunk) {
@@ -211,8 +187,7 @@ struct CodeShared {
   static_assert(kStages * sizeof(CodeStage<kType>) <= kMostShared);
 };
 
-/// The places of piece c of a row of words that lanes t load, and of a row of activations.
-__device__ constexpr int code_piece(int t, int c) { return c ^ t * 2; }
+/// The place of piece c of a row of activations.
 __device__ constexpr int int8_piece(int row, int c) { return c ^ row % 4 * 2; }
 
 template <WeightType kType>

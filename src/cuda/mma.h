@@ -20,6 +20,17 @@ struct alignas(8) Words2 {
   uint32_t at[2];
 };
 
+inline constexpr int kLine = 128;  // bytes of memory that come together
+
+/// Has a line come to L2.
+__device__ inline void prefetch(const std::byte* at) {
+#ifdef SALA_CUDA_EMULATION
+  static_cast<void>(*static_cast<const volatile std::byte*>(at));  // it must be there
+#else
+  asm volatile("prefetch.global.L2 [%0];" : : "l"(at));
+#endif
+}
+
 /// 16 bytes that this kernel reads once, on a 16-byte boundary.
 __device__ inline Words4 load_once(const void* from) {
 #ifdef SALA_CUDA_EMULATION

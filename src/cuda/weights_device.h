@@ -124,6 +124,15 @@ struct Steps {
   }
 };
 
+/// In shared memory the 16-byte pieces of a line of 128 bytes are permuted by an exclusive or with
+/// what tells the lanes of a quarter warp apart, so that their loads fall into different banks.
+inline constexpr int kPieces = 8;
+
+/// The places of piece c of a row of pairs of a bf16 panel, and of a row of words of codes that
+/// lanes t load.
+__device__ constexpr int pair_piece(int row, int c) { return c ^ row / 4 % 4 * 2; }
+__device__ constexpr int code_piece(int t, int c) { return c ^ t * 2; }
+
 /// { scale, scale * sum of the codes } of two rows of activations.
 struct alignas(16) PairScales {
   float at[2][2];

@@ -73,7 +73,7 @@ TEST(MatmulAll, IsTheProductOfTheRoundedActivations) {
         const Weight w = random.weight(type, shape.rows, shape.cols, paired);
         const auto epilogue = paired ? Epilogue::swiglu : Epilogue::none;
         for (const Compute compute : kComputes)
-          for (const int64_t T : {1, 2, 7, 33, 130}) {
+          for (const int64_t T : {1, 2, 7, 25, 33, 130}) {
             if (T == 130 && shape.rows * shape.cols > 10000) continue;
             const Strided x(random.tensor({T, shape.cols}), 5);
             const Tensor expected(DType::f32, {T, shape.rows});
@@ -104,7 +104,7 @@ TEST_P(Matmul, WritesNothingBesidesItsOutput) {
       const Weight w = random.weight(type, 37, cols, paired);
       const auto epilogue = paired ? Epilogue::swiglu : Epilogue::none;
       for (const Compute compute : kComputes)
-        for (const int64_t T : {1, 9, 41}) {
+        for (const int64_t T : {1, 9, 25, 41}) {
           SCOPED_TRACE(name_of(type, compute, paired, {37, cols}, T));
           const Tensor x = random.tensor({T, cols});
           const Strided y(T + 1, 37, 6);
@@ -253,34 +253,42 @@ INSTANTIATE_TEST_SUITE_P(Devices, MatmulRows, testing::ValuesIn(cpu_targets()), 
 TEST(MatmulRowsCuda, DependOnThemselvesAlone) {
   Random random(6);
   Opened cuda(cuda_target());
-  const auto check = [&](WeightType type, bool paired, Compute compute, int64_t cols) {
+  const auto check = [&](WeightType type, bool paired, Compute compute, Shape shape) {
     constexpr int64_t T = 35;
-    SCOPED_TRACE(name_of(type, compute, paired, {33, cols}, T));
-    const Weight w = random.weight(type, 33, cols, paired);
+    const auto [outputs, cols] = shape;
+    SCOPED_TRACE(name_of(type, compute, paired, shape, T));
+    const Weight w = random.weight(type, outputs, cols, paired);
     const auto epilogue = paired ? Epilogue::swiglu : Epilogue::none;
     const Tensor x = random.tensor({T, cols});
-    const Tensor y(DType::f32, {T, 33});
+    const Tensor y(DType::f32, {T, outputs});
     matmul(cuda.device(), x, w, epilogue, compute, y);
     for (const auto& [first, count] :
-         {std::pair<int64_t, int64_t>{T - 1, 1}, {9, 4}, {3, 7}, {5, 13}}) {
-      const Strided part(count, 33, 8);
+         {std::pair<int64_t, int64_t>{T - 1, 1}, {9, 4}, {3, 7}, {5, 13}, {2, 30}}) {
+      const Strided part(count, outputs, 8);
       matmul(cuda.device(), rows(x.view(), first, count), w, epilogue, compute, part.view);
       ASSERT_TRUE(same_bits(part.view, rows(y.view(), first, count))) << "from row " << first;
     }
     // Among strangers of wild sizes, in another place.
     const Tensor mixed = random.tensor({40, cols}, 1e6f);
     std::copy_n(x.view().row<float>(5), cols, mixed.view().row<float>(39));
-    const Tensor z(DType::f32, {40, 33});
+    const Tensor z(DType::f32, {40, outputs});
     matmul(cuda.device(), mixed, w, epilogue, compute, z);
     ASSERT_EQ(bits_of_row(z.view(), 39), bits_of_row(y.view(), 5));
   };
   for (const WeightType type : kTypes)
     for (const bool paired : {false, true}) {
       for (const Compute compute : kComputes)
-        check(type, paired, compute, two_level(type) ? 2304 : quantised(type) ? 2432 : 1187);
+        check(type, paired, compute, {33, two_level(type) ? 2304 : quantised(type) ? 2432 : 1187});
       // Of whole eights of columns few rows are rounded where they are multiplied.
-      if (type == WeightType::bf16) check(type, paired, Compute::bf16, 1192);
+      if (type == WeightType::bf16) check(type, paired, Compute::bf16, {33, 1192});
     }
+  // Segments of 384 columns, which begin amid 256.
+  check(WeightType::k8, false, Compute::int8, {33, 4352});
+  check(WeightType::k4, false, Compute::int8, {33, 4352});
+  // So many outputs that panels go by fours without being paired, one or two behind the last four.
+  check(WeightType::bf16, false, Compute::bf16, {12330, 33});
+  check(WeightType::w4, false, Compute::int8, {12330, 96});
+  check(WeightType::w8, true, Compute::int8, {65, 2432});
 }
 
 }  // namespace
