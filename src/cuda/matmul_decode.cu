@@ -46,6 +46,7 @@ __device__ inline void decode(const Product& p, const BytesBefore& bytes_before,
   for (int part = 0; part < kParts; ++part) {
     Sums sum = {};
     sum_segment(p, lane, panels + part * p.panel_bytes, own, sum);
+#pragma unroll
     for (int i = 0; i < 2; ++i)
       *reinterpret_cast<Floats4*>(&s.sums[warp][part][2 * t + i][4 * g]) = {
           {sum[0][i], sum[0][2 + i], sum[1][i], sum[1][2 + i]}};
