@@ -31,7 +31,7 @@ def main():
         if found := ENTRY.search(line):
             current = kernels.setdefault(found.groups(), {"registers": 0, "shared": 0, "local": 0})
         elif current is not None and (found := LOCAL.search(line)):
-            current["local"] = int(found[1])
+            current["local"] = max(current["local"], int(found[1]))  # a function of its own comes behind it
         elif current is not None and (found := USED.search(line)):
             current |= {"registers": int(found[1]), "shared": int(found[2] or 0)}
     if not kernels:
