@@ -287,15 +287,24 @@ void time_lightning(cuda::CudaDevice& device, Timer& timer) {
                  v = random_tensor(device, all, width, 3),
                  gate = random_tensor(device, all, width, 4),
                  norm = random_tensor(device, 1, width, 5),
-                 slopes = random_tensor(device, 1, kHeads, 6), o(device, DType::f32, {all, width}),
+                 slopes = random_tensor(device, 1, kHeads, 6),
+                 head = random_tensor(device, 1, kHead, 7),
+                 turn = random_tensor(device, all, kHead / 2, 8),
+                 o(device, DType::f32, {all, width}),
                  state(device, DType::f32, {sequences, kHeads, kHead, kHead}),
                  keys(device, DType::f32, {sequences, kHeads, kHead, kCell}),
                  values(device, DType::f32, {sequences, kHeads, kCell, kHead});
-    In slope = slopes.view(), weight = norm.view();
-    slope.rank = weight.rank = 1;
-    slope.dim[0] = kHeads, weight.dim[0] = width;
+    In slope = slopes.view(), weight = norm.view(), head_weight = head.view();
+    slope.rank = weight.rank = head_weight.rank = 1;
+    slope.dim[0] = kHeads, weight.dim[0] = width, head_weight.dim[0] = kHead;
     const LightningMemory memory{.state = state, .keys = keys, .values = values, .cell = kCell};
-    const LightningForm form{.slopes = slope, .scale = 0.0884f, .norm = weight};
+    const LightningForm form{.q_norm = head_weight,
+                             .k_norm = head_weight,
+                             .cos = turn,
+                             .sin = turn,
+                             .slopes = slope,
+                             .scale = 0.0884f,
+                             .norm = weight};
     const double states = number(sequences) * kHeads * kHead * kHead * 4;
     timer.add("lightning", fmt::format("{} sequences of {} tokens", sequences, tokens),
               {.bytes = (tokens > 1 ? 2 : 1) * states + 20.0 * number(all) * number(width),
