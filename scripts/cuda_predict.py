@@ -300,7 +300,8 @@ def mix_few(m, sequences, fixes):
 def mix_runs(m, tokens, sequences, fixes):
     """lightning_cells.cu: for every 32 cells fold_cells, a block a sequence, head and slice of 32 columns, and
     mix_cells, a block a cell and head. By the machine code a warp of fold_cells has 33 instructions a token (66 for
-    two, 32 of them FMAs) and 310 a cell; one of mix_cells 768 for scores, 2432 for the state, 410 for values, 700 else."""
+    two, 32 of them FMAs) and 310 a cell; one of mix_cells 768 for scores, 2432 for the state, 410 for values, 700
+    else."""
     memory = tokens * D * 4 * 4
     flops = tokens * HEADS * (2 * 64 * DIM * 2 + 4 * DIM * DIM)
     if "scan" in fixes:            # tensor cores, copies under way, 4 segments of the chunk: half of memory's rate
@@ -338,8 +339,8 @@ def page_clocks(m, warps, per_sm, codes):
     """attention_tiles.cu:attend_tile: clocks of an SM for a page of one block, and of a block alone from page to page.
     A warp has 128 mma and 256 loads of B fragments, a clock of shared memory each; by the machine code 1130
     instructions where it is alone in its block, else 1100. Pages of int8: always four warps, `warps` of which have
-    rows, and each has 490 instructions more to decode, for which shared memory takes 128 clocks of codes written, 192 read
-    (two rows of keys lie in the same banks) and 256 of pairs written. Of bf16: 256 clocks for what copies write."""
+    rows, and each has 490 instructions more to decode, for which shared memory takes 128 clocks of codes written, 192
+    read (two rows of keys lie in the same banks) and 256 of pairs written. Of bf16: 256 for what copies write."""
     tensor = 128 * m.mma_clocks()
     decode = 490 if codes else 0
     each = 1130 if warps == 1 and not codes else 1100
@@ -692,16 +693,22 @@ def kernel_table(title, rows):
 def both_table(m, length):
     """Batch 1 and 32, bf16 and w4, side by side."""
     cases = [(weights, batch) for weights in ("bf16", "w4") for batch in (1, 32)]
-    found = [merged(step(m, batch, batch, length, weights)) for weights, batch in cases]
+    steps = [step(m, batch, batch, length, weights) for weights, batch in cases]
+    found = [merged(rows) for rows in steps]
+    names = {name: sum(one[name][2] for one in found if name in one) for one in found for name in one}
     lines = []
-    for name in sorted(found[0], key=lambda name: -sum(one[name][2] for one in found)):
-        line = [name, f"{found[0][name][0]:.0f}", f"{found[0][name][1]:,}, {found[1][name][1]:,}"]
+    for name in sorted(names, key=lambda name: -names[name]):
+        few, many = next(one[name] for one in found[::2] if name in one), found[1][name]
+        line = [name, f"{few[0]:.0f}", f"{few[1]:,}, {many[1]:,}" if many[1] else "copy"]
         for one in found:
+            if name not in one:
+                line.append("")
+                continue
             _, _, time, limit, bound, _, _ = one[name]
             share = f", {100 * limit / time:.0f} %" if limit > 0 else ""
             line.append(f"{time * 1e3:.3f}{share}, {bound}")
         lines.append(line)
-    lines.append(["all", f"{launches(step(m, 1, 1, length, 'bf16')):.0f}", ""])
+    lines.append(["all", f"{launches(steps[0]):.0f}, with convert {launches(steps[1]):.0f}", ""])
     for weights, batch in cases:
         time, floor = decode(m, batch, length, weights), decode_floor(m, batch, length, weights)
         lines[-1].append(f"{time * 1e3:.2f}, {100 * floor / time:.0f} %")
@@ -803,16 +810,16 @@ def matmul_table():
 
 
 def pages_table():
+    kinds = [(weights, pages, ("int8 pages",) if pages == "int8" else ())
+             for weights in ("bf16", "w4") for pages in ("bf16", "int8")]
     lines = []
     for m in MACHINES[:2]:
-        for name, length in list(LENGTHS.items())[1:]:
-            line = [f"{m.name}, {name}"]
-            for fixes in ((), ("int8 pages",)):
-                line += [f"{weights} {decode(m, 1, length, weights, fixes) * 1e3:.2f}, "
-                         f"{first_token(m, length, weights, fixes):.2f}" for weights in ("bf16", "w4")]
-            lines.append(line)
-    print("Pages of keys and values: ms a step, s a prompt\n")
-    table(["", "bf16 pages", "", "int8 pages", ""], lines)
+        for name in ("128K", "1M"):
+            lines.append([f"{m.name}, {name}", *(f"{1e3 * decode(m, 1, LENGTHS[name], weights, fixes):.2f}, "
+                                                 f"{first_token(m, LENGTHS[name], weights, fixes):.2f}"
+                                                 for weights, _, fixes in kinds)])
+    print("Pages of keys and values: ms a step at batch 1, s a prompt\n")
+    table(["", *(f"{weights}, pages of {pages}" for weights, pages, _ in kinds)], lines)
 
 
 def main():
