@@ -131,7 +131,8 @@ PREFETCHED = MEMORY_LATENCY - L2_LATENCY  # of the first weights, which come to 
 
 def matmul_decode(m, name, tokens, rows, cols, parts, weights, fixes):
     """matmul_decode.cu: a block makes 32 outputs of up to 8 rows of activations, 16 warps one segment of K each, one
-    block an SM (more than 64 registers). bf16 activations of up to four rows come as f32 and are rounded here."""
+    block an SM (more than 64 registers). bf16 activations of up to four rows come as f32 and are rounded here.
+    Instructions are those of the machine code, of a panel and 32 columns."""
     rounds = rounded(tokens, weights)
     units = ceil(rows, PANEL)
     panel = PANEL * cols * BITS[weights] / 8
@@ -140,9 +141,9 @@ def matmul_decode(m, name, tokens, rows, cols, parts, weights, fixes):
     if weights == "bf16":                    # sum_bf16: 64 columns a turn, loads then products, nothing across turns
         turn = MEMORY_LATENCY + m.clocks(300 if rounds else 250)
         chain = parts * ceil(cols // 16, 64) * turn
-        each = 28 if rounds else 20          # instructions for 32 columns of a panel
-    else:                                    # sum_codes: 4 groups of 32 columns a turn; 42 for weights, 40 for rows
-        each = 82
+        each = (71 if rounds else 60) + 10 * (parts - 1)
+    else:                                    # sum_codes: 4 groups of 32 columns a turn
+        each = 82 + 7 * (parts - 1)
         turn = MEMORY_LATENCY + m.clocks(4 * each * 1.3)
         chain = parts * ceil(cols // 16, 128) * turn
     chain += L2_LATENCY + m.clocks(1000)     # the first address; keep, barrier, finish
