@@ -2,19 +2,24 @@
 """What the kernels of src/cuda should reach on MiniCPM-SALA 9B, counted from their code: scripts/cuda_predict.py prints
 markdown tables of whole steps, of prompts, of each kernel, and of what a change would bring. Nothing here is measured.
 
-A launch takes GAP + max(bytes of memory, bytes of L2, tensor cores, shared memory, instructions, dependent latency),
-each at what the machine reaches, compute divided by how evenly blocks fill the SMs, latency times the waves of blocks.
-Its limit is max(bytes that it must move, products at the machine's peak). Seconds and bytes, unless a name says so."""
+A launch takes the machine's gap + max(bytes of memory, bytes of L2, tensor cores, shared memory, instructions,
+dependent latency), each at what the machine reaches, compute divided by how evenly blocks fill the SMs, latency times
+the waves of blocks. Its limit is max(bytes that it must move, products at the machine's peak). Instructions are those
+of the machine code for sm_90 where it says so. Seconds and bytes, unless a name says so."""
 import dataclasses
 import math
+import sys
 
 # ---- Assumptions ---------------------------------------------------------------------------------------------------
 
-GAP = 2.0e-6         # between dependent launches of a captured graph; with its loads a tiny kernel takes about 3 us
+COPY = 5.0e-6        # a copy between host and device in the stream, beside its bytes. Assumed
+HOST_LINK = 50e9     # bytes a second of such copies: PCIe 5
 L2_LATENCY = 0.3e-6  # a load that others wait for: from L2, from memory under load
 MEMORY_LATENCY = 0.7e-6
 UNROLLED = 4         # loads in flight of a loop that the code does not unroll itself: nvcc's habit
 IPC = 0.6            # instructions a clock and scheduler in code of dependent arithmetic at 2 to 4 warps a scheduler
+FMA_IPC = 0.8        # the same in loops of independent multiply-adds: by stall counts a warp alone has 0.57 and 0.83
+ALONE_IPC = 0.7      # of a warp alone, by the stall counts of its code, without what it waits for
 PIPELINE = 0.85      # of tensor cores or shared memory, where copies, products and barriers overlap (kernels of matmul)
 TILE = 0.7           # the same of attend_tile, whose limits coincide
 UNION = 1.5          # blocks that four neighbouring queries choose together, over those of one; unknown for real text
@@ -25,7 +30,8 @@ CHUNK = 8192         # tokens of a prompt a step
 class Machine:
     """Rates per second. memory, l2_size, shared (of an SM): bytes. bandwidth: what a copy reaches on the H200, the data
     sheet's otherwise; reach: the share of it that kernels get. bf16: the peak (wgmma on the H200, measured); mma: the
-    share of it, and of int8's, that mma.sync reaches. l2: bytes that reads reach."""
+    share of it, and of int8's, that mma.sync reaches. l2: bytes that reads reach. gap: between dependent launches;
+    assumed, 1 us where a kernel begins before the last one's end (sm_90 on: all of these), 2 us elsewhere."""
     name: str
     memory: float
     bandwidth: float
@@ -38,9 +44,7 @@ class Machine:
     l2: float
     l2_size: float
     shared: int
-
-    def fma(self):
-        return self.sms * 256 * self.clock
+    gap: float
 
     def clocks(self, n):
         return n / self.clock
@@ -52,11 +56,11 @@ class Machine:
 
 MACHINES = [
     # 4.3 TB/s and 790 TFLOP/s were measured (copy, GEMM of random data); mma.sync assumed to reach 62 % of wgmma.
-    Machine("H200", 141e9, 4.3e12, 0.95, 790e12, 1580e12, 0.62, 132, 1.755e9, 6.0e12, 50e6, 227 << 10),
+    Machine("H200", 141e9, 4.3e12, 0.95, 790e12, 1580e12, 0.62, 132, 1.755e9, 6.0e12, 50e6, 227 << 10, 1e-6),
     # Data sheet; mma.sync is the only way to its tensor cores. L2 rate assumed.
-    Machine("RTX 5090", 32e9, 1.79e12, 0.92, 210e12, 838e12, 1.0, 170, 2.41e9, 6.0e12, 96e6, 99 << 10),
+    Machine("RTX 5090", 32e9, 1.79e12, 0.92, 210e12, 838e12, 1.0, 170, 2.41e9, 6.0e12, 96e6, 99 << 10, 1e-6),
     # Sources disagree (1.398 or 1.568 TB/s); 148 TFLOP/s is a cap of the product. Clock, int8 and L2 rate assumed.
-    Machine("RTX 6000D", 84e9, 1.398e12, 0.92, 148e12, 296e12, 1.0, 156, 2.3e9, 5.0e12, 112e6, 99 << 10),
+    Machine("RTX 6000D", 84e9, 1.398e12, 0.92, 148e12, 296e12, 1.0, 156, 2.3e9, 5.0e12, 112e6, 99 << 10, 1e-6),
 ]
 
 # ---- The model (config.json of openbmb/MiniCPM-SALA) ---------------------------------------------------------------
@@ -88,22 +92,23 @@ class Launch:
 
 
 def launch(m, name, blocks, per_sm, chain, memory=0, l2=0, bf16=0, int8=0, shared=0, instructions=0, must=None, flops=0,
-           peak=None, counts=False, tail=0):
+           peak=None, counts=False, tail=0, early=0, ipc=None):
     """One launch. chain: a block's dependent latency; shared: clocks of shared memory, of all blocks; instructions: of
-    warps. must, flops: what no kernel can do without, at `peak` (bf16's); tail: time behind the rest that nothing
-    overlaps; counts: whether a step cannot do without the op."""
+    warps, at `ipc` (IPC). must, flops: what no kernel can do without, at `peak` (bf16's); tail: time behind the rest
+    that nothing overlaps; early: latency of the first loads that has passed before the kernel's turn; counts: whether a
+    step cannot do without the op."""
     uneven = ceil(blocks, m.sms) * m.sms / blocks
     waves = ceil(blocks, m.sms * per_sm)
     terms = {"memory": memory / (m.bandwidth * m.reach),
              "L2": l2 / m.l2,
              "tensor cores": (bf16 / m.bf16 + int8 / m.int8) / m.mma / PIPELINE * uneven,
              "shared memory": shared / (m.sms * m.clock) / PIPELINE * uneven,
-             "instructions": instructions / (m.sms * 4 * m.clock * IPC) * uneven,
-             "latency": waves * chain}
+             "instructions": instructions / (m.sms * 4 * m.clock * (ipc or IPC)) * uneven,
+             "latency": waves * chain - early}
     bound = max(terms, key=terms.get)
-    ramp = 0 if bound == "latency" else 1.0e-6  # first loads, last sums
+    ramp = 0 if bound == "latency" else 1.0e-6 - early  # first loads, last sums
     limit = max((memory if must is None else must) / m.bandwidth, flops / (peak or m.bf16))
-    return Launch(name, blocks, GAP + terms[bound] + ramp + tail, limit, bound, counts)
+    return Launch(name, blocks, m.gap + terms[bound] + ramp + tail, limit, bound, counts)
 
 
 # ---- matmul --------------------------------------------------------------------------------------------------------
@@ -121,46 +126,38 @@ def convert(m, name, tokens, cols, weights, hot):
     return launch(m, name, padded * ceil(cols, 256), 8, chain, memory, instructions=padded * cols / 32 * 60)
 
 
+PREFETCHED = MEMORY_LATENCY - L2_LATENCY  # of the first weights, which come to L2 before a kernel's turn
+
+
 def matmul_decode(m, name, tokens, rows, cols, parts, weights, fixes):
-    """matmul_decode.cu: a block makes 32 outputs of 8 rows of activations, 16 warps one segment of K each. Up to 32 rows
-    as they were before matmul_batch.cu: 16 a block, 8 warps two segments each."""
-    if "batch" in fixes and tokens > 8:
-        return matmul_batch(m, name, tokens, rows, cols, parts, weights)
-    tile = 8 if tokens <= 8 else 16          # run<kParts, kTiles>: rows of a block
-    tiles = ceil(tokens, tile)
-    turns = tile // 8                        # decode: turns of a warp for each part
+    """matmul_decode.cu: a block makes 32 outputs of up to 8 rows of activations, 16 warps one segment of K each, one
+    block an SM (more than 64 registers). bf16 activations of up to four rows come as f32 and are rounded here.
+    Instructions are those of the machine code, of a panel and 32 columns."""
+    rounds = rounded(tokens, weights)
     units = ceil(rows, PANEL)
     panel = PANEL * cols * BITS[weights] / 8
     size = 2 if weights == "bf16" else 1 + 8 / 32
-    activations = tile * cols * size         # of a block; the second part of a pair finds them in L1
-    blocks = units * tiles
-    # 512 threads of more than 64 registers; 256 of at most 128, and 18,432 bytes for each matrix and 8 rows
-    per_sm = 1 if tile == 8 else max(1, min(2, m.shared // (18432 * parts * turns + 1024)))
-    traffic = blocks * (parts * panel + activations)
+    activations = tokens * cols * 4 if rounds else 8 * cols * size  # of a block; the second part finds them in L1
     if weights == "bf16":                    # sum_bf16: 64 columns a turn, loads then products, nothing across turns
-        turn = MEMORY_LATENCY + m.clocks(250 if tile == 8 else 350)
-        chain = parts * turns * ceil(cols // 16, 64) * turn
-        instructions = blocks * parts * cols / 32 * (20 if tile == 8 else 25)
+        turn = MEMORY_LATENCY + m.clocks(300 if rounds else 250)
+        chain = parts * ceil(cols // 16, 64) * turn
+        each = (71 if rounds else 60) + 10 * (parts - 1)
     else:                                    # sum_codes: 4 groups of 32 columns a turn
-        group = 82 if tile == 8 else 122     # instructions: 42 for weights, 40 for each 8 rows (add_group: 2 x 16)
-        turn = MEMORY_LATENCY + m.clocks(4 * group * 1.3)
-        chain = parts * turns * ceil(cols // 16, 128) * turn
-        instructions = blocks * parts * cols / 32 * group
-    if weights != "bf16" and "codes as bf16" in fixes and m.mma < 1:  # decoded in registers, once for all rows
-        instructions *= (55 + 6 * tile // 8) / group
+        each = 82 + 7 * (parts - 1)
+        turn = MEMORY_LATENCY + m.clocks(4 * each * 1.3)
+        chain = parts * ceil(cols // 16, 128) * turn
     chain += L2_LATENCY + m.clocks(1000)     # the first address; keep, barrier, finish
     weight_bytes = units * parts * panel
-    products = 2 * tokens * cols * rows * parts
-    peak = m.bf16 if weights == "bf16" else m.int8
-    done = 2 * tiles * tile * cols * rows * parts
-    last = blocks % (m.sms * per_sm) / blocks    # blocks of the last wave stream alone
-    tail = max(0.0, chain - last * weight_bytes / m.bandwidth) if 0 < last and blocks > m.sms * per_sm else 0
-    return launch(m, name, blocks, per_sm, chain, weight_bytes + tokens * rows * 4, traffic, must=weight_bytes,
-                  flops=products, bf16=done if weights == "bf16" else 0, int8=0 if weights == "bf16" else done,
-                  instructions=instructions, peak=peak, counts=True, tail=tail)
+    products, done = 2 * tokens * cols * rows * parts, 2 * 8 * cols * rows * parts
+    last = units % m.sms / units             # blocks of the last wave stream alone
+    tail = max(0.0, chain - last * weight_bytes / m.bandwidth) if 0 < last and units > m.sms else 0
+    return launch(m, name, units, 1, chain, weight_bytes + tokens * rows * 4, weight_bytes + units * activations,
+                  must=weight_bytes, flops=products, bf16=done if weights == "bf16" else 0,
+                  int8=0 if weights == "bf16" else done, instructions=units * parts * cols / 32 * each,
+                  peak=m.bf16 if weights == "bf16" else m.int8, counts=True, tail=tail, early=PREFETCHED)
 
 
-def matmul_batch(m, name, tokens, rows, cols, parts, weights):
+def matmul_batch(m, name, tokens, rows, cols, parts, weights, fixes):
     """matmul_batch.cu, 9 to 32 rows: a block of eight warps makes all rows of four panels, or of one where there are
     fewer than 384. Instructions are those of the machine code for sm_90, of a panel and 32 columns: loads, products,
     scaling, copies, barriers."""
@@ -172,6 +169,8 @@ def matmul_batch(m, name, tokens, rows, cols, parts, weights):
     each = {"bf16": (190, 188), "w8": (279, 255), "w4": (243, 218)}[weights][wide == 4]
     if tokens <= 16:                                     # the second half of the rows is not multiplied
         each = {"bf16": (141, 137), "w8": (193, 169), "w4": (172, 142)}[weights][wide == 4]
+    if weights != "bf16" and "batch codes as bf16" in fixes:  # decoded in registers, once for all rows: 55; 32 mma, 23
+        each = 110
     panel = PANEL * cols * BITS[weights] / 8
     size = 2 if weights == "bf16" else 1 + 8 / 32
     padded = ceil(tokens, 16) * 16
@@ -192,10 +191,12 @@ def matmul_batch(m, name, tokens, rows, cols, parts, weights):
     chain += cols / columns / slices * max(turn, MEMORY_LATENCY / (stages - 1))
     weight_bytes = panels * panel
     products, done = 2 * tokens * cols * rows * parts, 2 * 32 * cols * rows * parts
+    in_bf16 = weights == "bf16" or "batch codes as bf16" in fixes
+    sharing = 4 if "clusters" in fixes and m.mma < 1 and wide == 1 else 1  # blocks that read activations once
     return launch(m, name, blocks, per_sm, chain, weight_bytes + tokens * rows * 4,
-                  weight_bytes + blocks * padded * cols * size, must=weight_bytes, flops=products,
-                  bf16=done if weights == "bf16" else 0, int8=0 if weights == "bf16" else done, shared=shared,
-                  instructions=instructions, peak=m.bf16 if weights == "bf16" else m.int8, counts=True)
+                  weight_bytes + blocks * padded * cols * size / sharing, must=weight_bytes, flops=products,
+                  bf16=done if in_bf16 else 0, int8=0 if in_bf16 else done, shared=shared, instructions=instructions,
+                  peak=m.bf16 if weights == "bf16" else m.int8, counts=True, early=PREFETCHED)
 
 
 def matmul_prefill(m, name, tokens, rows, cols, parts, weights, fixes):
@@ -227,13 +228,19 @@ def matmul_prefill(m, name, tokens, rows, cols, parts, weights, fixes):
                   must=weight_bytes, flops=products, peak=m.int8, counts=True)
 
 
+def rounded(tokens, weights):
+    """matmul.cu: Product::rounds."""
+    return weights == "bf16" and tokens <= 4
+
+
 def matmul(m, name, tokens, rows, cols, parts, weights, fixes):
-    """matmul.cu:matmul: convert, then a kernel for at most 32 rows or for more."""
-    few = tokens <= 32
-    product = matmul_decode if few else matmul_prefill
-    both = [convert(m, "convert", tokens, cols, weights, few),
-            product(m, name, tokens, rows, cols, parts, weights, fixes)]
-    return both[1:] if "fuse" in fixes else both
+    """matmul.cu:matmul: convert but where activations are rounded on their way, then a kernel for at most 8 rows, at
+    most 32, or more."""
+    product = matmul_decode if tokens <= 8 else matmul_batch if tokens <= 32 else matmul_prefill
+    one = product(m, name, tokens, rows, cols, parts, weights, fixes)
+    if "fuse" in fixes or rounded(tokens, weights):
+        return [one]
+    return [convert(m, "convert", tokens, cols, weights, tokens <= 32), one]
 
 
 # ---- what goes a row, a head or a token at a time ------------------------------------------------------------------
@@ -245,15 +252,13 @@ def residual_norm(m, tokens, hot, fixes):
     return launch(m, "residual_norm", tokens, 4, chain, memory, instructions=tokens * D / 128 * 25)
 
 
-def qk_norm_rope(m, tokens, hot, fixes):
-    """rope.cu:norm_rope_head, once for q and once for k: a warp a head, in place."""
-    memory = 0 if hot else tokens * (D * 8 + DIM * 4)
+def qk_norm_rope(m, tokens):
+    """rope.cu:norm_rope_head, once for q and once for k: a warp a head, in place. Few tokens a sequence need none:
+    it is part of mix_few."""
     chain = 2 * L2_LATENCY + m.clocks(500)
-    one = launch(m, "qk_norm_rope", ceil(tokens * HEADS, 4), 12, chain, memory, instructions=tokens * HEADS * 60)
-    if "fuse" in fixes:  # both in one launch
-        time = one.time + (0 if hot else one.time - GAP)
-        return [dataclasses.replace(one, blocks=2 * one.blocks, time=time, limit=2 * one.limit)]
-    return [one, dataclasses.replace(one)]
+    one = launch(m, "qk_norm_rope", ceil(tokens * HEADS, 4), 12, chain, tokens * (D * 8 + DIM * 4),
+                 instructions=tokens * HEADS * 60)
+    return [one, one]
 
 
 def embed(m, tokens):
@@ -270,60 +275,81 @@ def rope_table(m, tokens):
 # ---- Lightning -----------------------------------------------------------------------------------------------------
 
 def lightning(m, tokens, sequences, fixes):
-    """lightning.cu:mix_cells: a block a sequence, head and slice of 32 columns, cell by cell; then finish_token: a
-    block a token."""
+    """lightning.cu:lightning: of up to four tokens a sequence mix_few, else norm and RoPE and the two kernels of runs;
+    then finish_token."""
+    few = tokens <= 4 * sequences
+    mix = [mix_few(m, sequences, fixes)] if few else [*qk_norm_rope(m, tokens), *mix_runs(m, tokens, sequences, fixes)]
+    return [*mix, finish_token(m, tokens, few, fixes)]
+
+
+def mix_few(m, sequences, fixes):
+    """lightning_few.cu: a block a sequence, head and slice of 32 columns; one token, half a cell before it. State, keys
+    and values are copied at once, q and the new key normed and turned; four blocks an SM, two with 100 KB. Instructions
+    of a block, by the machine code: a warp 260 to find its place, 56 to copy state, 184 keys, 180 else; 1600 of one
+    warp or a few."""
     blocks = HEADS * DIM // 32 * sequences
-    per_sm = max(1, min(2, m.shared // (59408 + 1024)))
-    hot = tokens <= 32
-    if hot:  # one token, half a cell before it
-        old = CELL / 2
-        start = 2 * L2_LATENCY                                 # starts, then slot and position
-        state = ceil(DIM // 8, UNROLLED) * MEMORY_LATENCY      # 16 rows a warp
-        keys = ceil(DIM // 8, UNROLLED) * MEMORY_LATENCY       # load_keys: 16 channels a warp, then values
-        chain = start + state + L2_LATENCY + keys + MEMORY_LATENCY + m.clocks(1200 + 300 + 500)
-        if "state" in fixes:                                   # everything copied at once
-            chain = start + MEMORY_LATENCY + m.clocks(2000)
-        must = sequences * (STATE * (1 + 1 / CELL) + OPEN_CELL * (old + 1))
-        l2 = sequences * (STATE + OPEN_CELL / 2 * old * 5)     # keys once a slice
-        mix = launch(m, "lightning", blocks, per_sm, chain, must, l2, instructions=blocks * 2800, counts=True)
-    else:
-        cells = ceil(tokens / sequences, CELL)
-        # load_rows of q and keys: 4 rows a warp, one after the other; values at once. Then clocks of shared memory for
-        # 8 warps: multiply_state 2048, multiply_keys 2048, add_values 800, fold 1700; nothing overlaps.
-        loads, work = 9 * MEMORY_LATENCY, 6800
-        chain = cells * (loads + m.clocks(work))
-        memory = tokens * D * 4 * 4
-        flops = tokens * HEADS * (2 * 64 * DIM * 2 + 4 * DIM * DIM)
-        moved, l2, instructions = memory, 2.5 * memory, blocks * cells * 20200
-        if "scan" in fixes:        # tensor cores, copies under way, 4 segments of the chunk: 35 % of memory's rate
-            blocks, chain, moved, instructions = 4 * blocks, 0, memory / 0.35, 0
-        elif "prefetch" in fixes:  # the next cell's rows by cp.async while this one is worked on
-            chain = cells * m.clocks(work * 1.1)
-        mix = launch(m, "lightning", blocks, per_sm, chain, moved, l2, instructions=instructions, must=memory,
-                     flops=flops, counts=True)
-    chain = 9 * L2_LATENCY + m.clocks(400)  # positions; 16 keys and values a thread; sum; gate and weight
-    finish = launch(m, "lightning: norm, gate", tokens, 8, chain, 0 if hot else tokens * D * 12,
-                    instructions=tokens * D / 128 * 60)
-    return [mix, finish]
+    per_sm = 4 if m.shared > 200 << 10 else 2
+    old = CELL / 2
+    must = sequences * (STATE * (1 + 1 / CELL) + OPEN_CELL * (old + 1))
+    l2 = sequences * (STATE + OPEN_CELL / 2 * old * 5)         # keys once a slice
+    chain = 2 * L2_LATENCY + MEMORY_LATENCY + L2_LATENCY  # starts, then position and slot; all rows; cos and weights
+    chain += m.clocks(800 + 400 + 300 + 1200 + 250)       # place; copies; norm and turn; state; values
+    warp = 260 + 56 + (40 if "keys" in fixes else 184) + 180   # keys copied as they lie, 16 bytes a thread
+    return launch(m, "mix_few", blocks, per_sm, chain, must, l2, instructions=blocks * (8 * warp + 1600), counts=True)
+
+
+def mix_runs(m, tokens, sequences, fixes):
+    """lightning_cells.cu: for every 32 cells fold_cells, a block a sequence, head and slice of 32 columns, and
+    mix_cells, a block a cell and head. By the machine code a warp of fold_cells has 33 instructions a token (66 for
+    two, 32 of them FMAs) and 310 a cell; one of mix_cells 768 for scores, 2432 for the state, 410 for values, 700
+    else."""
+    memory = tokens * D * 4 * 4
+    flops = tokens * HEADS * (2 * 64 * DIM * 2 + 4 * DIM * DIM)
+    if "scan" in fixes:            # tensor cores, copies under way, 4 segments of the chunk: half of memory's rate
+        return [launch(m, "lightning, scan", 4 * HEADS * 4 * sequences, 1, 0, memory / 0.5, 2.5 * memory, must=memory,
+                       flops=flops, counts=True)]
+    cells = tokens // CELL + 2 * sequences
+    calls = ceil(cells, 32)
+    each = tokens / CELL / calls   # cells of a call
+    states = each * STATE          # put down, then read by mix_cells; 64 MB of 32 cells pass through L2 or nearly so
+    rows = memory / 4 / calls      # of q, keys, values or outputs
+    beyond = max(0.0, 1 - m.l2_size / states)
+    start = 2 * L2_LATENCY + 2 * MEMORY_LATENCY
+    turn = m.clocks(2 * (32 * 33 + 310) / FMA_IPC)             # two warps a scheduler
+    fold = launch(m, "fold_cells", HEADS * DIM // 32 * sequences, 3, start + each / sequences * turn,
+                  2 * rows + beyond * states, states + 5 * rows, must=0)
+    mix = launch(m, "mix_cells", int(each) * HEADS, 2, start + m.clocks(4310), 2 * rows + beyond * states,
+                 states + 4 * rows, instructions=each * HEADS * 8 * 4310, ipc=FMA_IPC, must=memory / calls,
+                 flops=flops / calls, counts=True)
+    return [dataclasses.replace(one, calls=calls) for one in (fold, mix)]
+
+
+def finish_token(m, tokens, few, fixes):
+    """lightning.cu:finish_token, a block a token: its keys and values to the open cell, eight of each a thread at once,
+    where the cell stays open; norm and gate. By the machine code a warp has 474 instructions for eight, most of them
+    divisions by the size of a head, twice; 800 for norm and gate; two warps a scheduler."""
+    remember = (2 * (160 if "divisions" in fixes else 474)) if few else 0
+    chain = 5 * L2_LATENCY + m.clocks(2 * (remember + 800) / IPC)  # places; twice keys, values; rows and factors
+    return launch(m, "finish_token", tokens, 8, chain, 0 if few else tokens * D * 12,
+                  instructions=tokens * 8 * (remember + 800))
 
 
 # ---- attention -----------------------------------------------------------------------------------------------------
 
-def page_clocks(m, warps, per_sm, codes=False):
+def page_clocks(m, warps, per_sm, codes):
     """attention_tiles.cu:attend_tile: clocks of an SM for a page of one block, and of a block alone from page to page.
-    A warp has 128 mma; 256 loads of B fragments, a clock of shared memory each; softmax and merges, 500; copies of 512
-    bytes, 64 (16 of four warps). Pages of int8: always four warps, `warps` of which have rows; each has half the copies
-    and 490 instructions to decode, for which shared memory takes 128 clocks of codes written, 192 read (two rows of keys
-    lie in the same banks) and 256 of pairs written."""
+    A warp has 128 mma and 256 loads of B fragments, a clock of shared memory each; by the machine code 1130
+    instructions where it is alone in its block, else 1100. Pages of int8: always four warps, `warps` of which have
+    rows, and each has 490 instructions more to decode, for which shared memory takes 128 clocks of codes written, 192
+    read (two rows of keys lie in the same banks) and 256 of pairs written. Of bf16: 256 for what copies write."""
     tensor = 128 * m.mma_clocks()
-    copies = 64 * 8 if warps == 1 else 16 * 8
-    if codes:
-        alone = tensor + 256 + 500 + 8 * 8 + 490 / IPC + 0.3e-6 * m.clock
-        busy = max(tensor * warps / 4, 256 * warps + 128 + 192 + 256, (128 + 256 + 500) * warps / 4 + 490)
-        return max(alone / per_sm, busy / TILE), alone
-    alone = tensor + 256 + 500 + copies + 0.3e-6 * m.clock  # and what of the copies' latency is not hidden
-    busy = max(tensor * warps / 4, 256 * warps + 256, (128 + 256 + 500) * warps / 4)
-    return max(alone / per_sm, busy / TILE), alone
+    decode = 490 if codes else 0
+    each = 1130 if warps == 1 and not codes else 1100
+    wait = 0.3e-6 * m.clock                  # what of the copies' latency is not hidden
+    alone = tensor + (each - 128 + decode) / ALONE_IPC + wait
+    reads = 256 * warps + (128 + 192 + 256 if codes else 256)
+    busy = max(max(tensor * warps / 4, reads) / TILE, (each * warps / 4 + decode) / IPC)
+    return max(alone / per_sm, busy), alone
 
 
 def segments_touched(blocks):
@@ -334,18 +360,6 @@ def segments_touched(blocks):
     return 4 + far * (1 - (1 - 1 / far) ** 62)
 
 
-def attend_rows(m, items, pages, parts, products):
-    """attention.cu:attend_rows, pages of int8: a block of 8 warps a query and kv head, or a part of it, one an SM (168
-    registers). 32 keys take a warp 768 instructions for scores, 550 for values, 640 to decode, 120 for the softmax."""
-    each = 2 * 8 * 2080  # of a page
-    longest = pages if parts == 1 else min(pages, SEGMENT)
-    chain = 9 * L2_LATENCY + longest * (m.clocks(each / 4 / IPC) + 2 * MEMORY_LATENCY)
-    page_head = 2 * PAGE * DIM + 4 * PAGE
-    return launch(m, "attend_rows", int(items * parts), 1, chain if parts > 1 else 0, items * pages * page_head / 4,
-                  items * pages * page_head, instructions=items * pages * each, must=items * pages * page_head / 4,
-                  flops=products)
-
-
 def attention(m, tokens, sequences, length, fixes):
     """attention.cu:attention: split among one-warp blocks where there are fewer than 512 queries and kv heads, else
     tiles of four tokens by four warps over the union of their blocks."""
@@ -353,7 +367,7 @@ def attention(m, tokens, sequences, length, fixes):
     dense = length < DENSE
     pages = blocks if dense else min(blocks, TOP)
     products = 4 * DIM * HEADS * pages * PAGE * tokens
-    codes = "codes" in fixes  # of int8, on tensor cores
+    codes = "int8 pages" in fixes
     page_head = 2 * PAGE * DIM + 4 * PAGE if codes else PAGE_HEAD
     if tokens * KV_HEADS < 512:  # parts_of
         items = tokens * KV_HEADS
@@ -371,16 +385,12 @@ def attention(m, tokens, sequences, length, fixes):
         rest = read * (1 - min(1, 48 / pages)) / m.bandwidth if full else 0
         waves_chain = max(chain + rest, items * pages * m.clocks(shared_page) / m.sms)
         attend = launch(m, "attend_tile", int(items * parts), per_sm, 0, read, bf16=products, must=read, counts=True)
-        if waves_chain + GAP > attend.time:
-            attend = dataclasses.replace(attend, time=GAP + waves_chain, bound="latency")
-        if "int8 pages" in fixes and not codes:
-            attend = attend_rows(m, items, pages, parts, products)
+        if waves_chain + m.gap > attend.time:
+            attend = dataclasses.replace(attend, time=m.gap + waves_chain, bound="latency")
         # merge_parts: a block a head; count_parts reads the list, then part by part
         step = L2_LATENCY / UNROLLED + m.clocks(60)
         merge = launch(m, "merge_parts", tokens * HEADS, 16, 7 * L2_LATENCY + parts * step, 0, written)
         return [attend, merge]
-    if "int8 pages" in fixes and not codes:
-        return [attend_rows(m, tokens * KV_HEADS, pages, 1, products)]
     tiles = ceil(tokens, 4) * KV_HEADS
     union = pages if pages < TOP or dense else LOCAL + (TOP - LOCAL) * UNION
     per_sm = min(2, m.shared // (68608 + 1024))
@@ -390,56 +400,99 @@ def attention(m, tokens, sequences, length, fixes):
     must = tokens * D * 4 * 3
     attend = launch(m, "attend_tile", tiles, per_sm, 0, memory, l2, must=must, flops=products, counts=True)
     busy = ceil(tiles, m.sms) * union * m.clocks(clocks)
-    if "queries" in fixes:       # eight tokens a block, B fragments for 32 rows a warp: half the shared memory
-        busy = max(busy * 0.6, products / (m.bf16 * m.mma) / 0.6)
+    if "queries" in fixes:       # eight tokens a block, B fragments for 32 rows a warp: 1850 instructions for 2200
+        busy = max(busy * 1850 / 2200, products / (m.bf16 * m.mma) / 0.6)
     if busy > attend.time:
-        attend = dataclasses.replace(attend, time=GAP + busy, bound="shared memory" if m.mma < 1 else "tensor cores")
+        attend = dataclasses.replace(attend, time=m.gap + busy, bound="instructions")
     return [attend]
 
 
-def block_select(m, tokens, length, fixes):
-    """select_tiles.cu:normalise_tile, rank_tile and select.cu:choose_blocks; tokens in parts of 64 MiB of ranks."""
+def block_select(m, tokens, sequences, length, fixes):
+    """select.cu:block_select: scores, the merge of normalisers, the choice; tokens in parts of 64 MiB of ranks."""
+    names = ("normalise_tile", "merge_tiles", "rank_tile", "choose_blocks")
     width = ceil(length, PAGE)
-    fine, coarse = max(0, (length - 32) // 16 + 1), max(0, (length - 128) // 64 + 1)
-    scored = length >= DENSE and width > TOP
-    start = 4 * L2_LATENCY  # positions, sparse, starts; then the query
-    if not scored:
-        items = tokens * KV_HEADS
-        return [launch(m, name, items, 16, start) for name in ("normalise_tile", "rank_tile", "choose_blocks")]
+    if length < DENSE or width <= TOP:
+        return [launch(m, name, tokens * KV_HEADS, 16, 3 * L2_LATENCY) for name in names]
     most = min(tokens, max(1, (64 << 20) // (4 * KV_HEADS * width)))
-    calls = tokens / most
     items = most * KV_HEADS
-    coarse_tiles, rank_tiles = ceil(coarse, 128), ceil(width, 31)  # tile_blocks = 127 / 4
-    key = DIM * 2
-    # A warp takes 8 windows at a time: 150 instructions to find a window (64-bit division), 20 to load and multiply,
-    # the rest for exponentials, shuffles and votes; 150 a warp to load the query.
-    shares = "tokens" in fixes and tokens > 32  # four tokens a block share windows: a quarter of loads and addresses
-    scale, read = (1 / 3, 1 / 4) if shares else (1, 1)
-    bf16 = 2 * 16 * DIM * items
-    # What must be read: each window once a sequence (by decode), q and the lists (by a prompt); products once.
-    must_n = items * coarse * key if tokens <= 32 else 0
-    must_r = items * fine * key if tokens <= 32 else 0
-    chain = start + L2_LATENCY + MEMORY_LATENCY + m.clocks(1500)
-    normalise = launch(m, "normalise_tile", items * coarse_tiles, 6, chain, must_n, items * coarse * key * read,
-                       bf16=bf16 * coarse, must=must_n, flops=bf16 * coarse, counts=True,
-                       instructions=scale * items * (coarse / 8 * 200 + coarse_tiles * 4 * 150))
-    # whole_normaliser: every block of rank_tile merges all coarse tiles of its query again, a thread a head.
-    merges = 1 if "normaliser" in fixes else coarse_tiles
-    whole = merges * (L2_LATENCY / UNROLLED + m.clocks(60))
-    turn = L2_LATENCY + MEMORY_LATENCY + m.clocks(350)
-    rank = launch(m, "rank_tile", items * rank_tiles, 6, (start + whole + L2_LATENCY + 4 * turn) * scale, must_r,
-                  items * fine * key * read, bf16=bf16 * fine, must=must_r, flops=bf16 * fine, counts=True,
-                  instructions=scale * items * (fine / 8 * 300 + rank_tiles * (4 * 150 + merges * 40)))
-    # choose_blocks: a pass over the ranks from L2, three from L1, one with barriers; atomics of a bin, one a clock.
-    turns = ceil(width, 128)
-    chain = 2e-6 + turns * (L2_LATENCY + m.clocks(3 * 120 + 260))
-    better = "choose" in fixes and items < m.sms
-    if better:                   # 1024 threads, ranks in shared memory, equal digits of a warp counted together
-        chain = 2e-6 + ceil(width, 1024) * (L2_LATENCY + m.clocks(200))
-    atomics = items * width * (0.3 if better else 1.5)
-    choose = launch(m, "choose_blocks", items, 2 if better else 16, chain, 0, items * width * 8, shared=atomics,
-                    must=items * TOP * 4)
-    return [dataclasses.replace(one, calls=calls) for one in (normalise, rank, choose)]
+    score = score_single if tokens < 4 * sequences else score_four
+    normalise, rank = score(m, items, length, tokens <= 32, fixes)
+    parts = [normalise, merge_tiles(m, items, coarse_windows(length)), rank, choose_blocks(m, items, width, fixes)]
+    return [dataclasses.replace(one, calls=tokens / most) for one in parts]
+
+
+def coarse_windows(length):
+    return (length - 128) // 64 + 1
+
+
+def fine_windows(length):
+    return (length - 32) // 16 + 1
+
+
+def scores(m, name, items, windows, blocks, per_sm, chain, hot, readers, instructions, shared=0):
+    """A launch that scores windows for items, `readers` of which share what a block reads. What must be read: each
+    window once a sequence by a step of replies (`hot`), and by one of a prompt nothing."""
+    key, products = DIM * 2, 2 * 16 * DIM * items * windows
+    must = items * windows * key if hot else 0
+    return launch(m, name, blocks, per_sm, chain, must, items * windows * key / readers, bf16=products, must=must,
+                  flops=products, counts=True, instructions=instructions, shared=shared)
+
+
+def score_single(m, items, length, hot, _):
+    """select_tiles.cu, one query a block: a chunk of 32 windows a warp. By the machine code 443 and 422 instructions a
+    chunk with its copies, 350 to begin."""
+    chain = 3 * L2_LATENCY + MEMORY_LATENCY + m.clocks(2000)  # position; q and page, key; scores
+    per_sm = min(4, m.shared // (41472 + 1024))
+    coarse, fine = coarse_windows(length), fine_windows(length)
+    made = []
+    for name, windows, tiles, each in (("normalise_tile", coarse, ceil(coarse, 128), 443),
+                                       ("rank_tile", fine, ceil(ceil(length, PAGE), 31), 422)):
+        made.append(scores(m, name, items, windows, items * tiles, per_sm, chain, hot, 1,
+                           items * tiles * 4 * (350 + each)))
+    return made
+
+
+def score_four(m, items, length, hot, fixes):
+    """select_tiles.cu, four queries a block, a warp each: chunks of 32 windows for all of them, 16 a block, three in
+    flight. By the machine code 366 and 315 instructions a chunk and query with its copies, of which 64 bring scores to
+    exp2f and its results back; 500 to begin. Shared memory: 64 clocks of reads a chunk and query, 16 of writes."""
+    spared = 64 if "exponentials" in fixes else 0
+    per_sm = min(4, m.shared // (32768 + 1024))
+    coarse, fine = coarse_windows(length), fine_windows(length)
+    made = []
+    for name, windows, tiles, each in (("normalise_tile", coarse, ceil(coarse, 512), 366),
+                                       ("rank_tile", fine, ceil(ceil(length, PAGE), 127), 315)):
+        chain = 3 * L2_LATENCY + MEMORY_LATENCY + min(16, ceil(windows, 32)) * m.clocks(800)
+        made.append(scores(m, name, items, windows, items // 4 * tiles, per_sm, chain, hot, 4,
+                           items * (tiles * 500 + windows / 32 * (each - spared)), items * windows / 32 * 80))
+    return made
+
+
+def merge_tiles(m, items, coarse):
+    """select.cu:merge_tiles: a warp a head, 32 tiles at a time, of which the sum goes from one to the next."""
+    tiles = ceil(coarse, 128)
+    rounds = ceil(tiles, 32)
+    chain = 2 * L2_LATENCY + rounds * (L2_LATENCY + m.clocks(250 + 12 * min(tiles, 32)))
+    return launch(m, "merge_tiles", items * 4, 16, chain, 0, items * 16 * 8 * tiles,
+                  instructions=items * 16 * (100 + rounds * 140 + tiles * 2))
+
+
+def choose_blocks(m, items, width, fixes):
+    """select.cu:choose_blocks: four digits, then two looks at the ranks; 1024 threads where a step has at most 64
+    queries and kv heads, else 128. A thread has four ranks in flight, from L2 and then, where they fit, from L1. By the
+    machine code a look at four ranks a thread takes 109 or 78 instructions a digit, 68 and 144 at the end; 550 or 350 a
+    warp else. A digit has five barriers and a search by one warp, 900 clocks."""
+    threads = 1024 if items <= 64 else 128
+    looks = ceil(width, 4 * threads)
+    fits = width <= 16384 if threads == 1024 else width <= 2048
+    again = m.clocks(100) if fits else L2_LATENCY
+    chain = 2 * L2_LATENCY + m.clocks(4 * 900 + 500) + looks * (L2_LATENCY + 5 * again)
+    digit = 109 if threads == 1024 else 78
+    if "choose" in fixes:        # ranks stay in registers
+        digit /= 2
+    each = (550 if threads == 1024 else 350) + looks * (4 * digit + (106 if "choose" in fixes else 212))
+    return launch(m, "choose_blocks", items, 2048 // threads, chain, 0, items * width * 4 * (2 if fits else 6),
+                  shared=items * width * 0.5, instructions=items * threads / 32 * each, must=items * TOP * 4)
 
 
 def kv(m, tokens, hot):
@@ -457,35 +510,62 @@ def kv(m, tokens, hot):
     return rows
 
 
+# ---- what comes once a step ------------------------------------------------------------------------------------------
+
+def copied(m, name, size):
+    """A copy between host and device, behind and before everything else of the stream."""
+    return Launch(name, 0, COPY + size / HOST_LINK, 0, "latency", False)
+
+
+def upload(m, tokens, sequences, length):
+    """model.cc:upload: page tables, rounded up to eighths of a doubling, and five numbers a token or sequence."""
+    pages = ceil(length, PAGE)
+    unit = max(1, 2 ** math.ceil(math.log2(pages)) // 8)
+    return copied(m, "upload", sequences * ceil(pages, unit) * unit * 4 + 20 * tokens)
+
+
+def sample(m, rows):
+    """Runner::launch: how tokens are drawn goes over, sample.cu draws with top_p, tokens come back. find_first and
+    weigh_chunk: a block for 2048 tokens, eight a thread; by the machine code 180 instructions for a token's weight, 42
+    of which are of doubles (64 times a float's on sm_120). choose_token: a block of 16 warps a row; of two searches
+    each looks at all logits, 350 instructions for 16, then halves its bin's list bit by bit, 30 times."""
+    blocks, warps = ceil(V, 2048) * rows, rows * V / 32
+    first = launch(m, "find_first", blocks, 8, 2 * L2_LATENCY + m.clocks(600), 0, rows * V * 4, instructions=warps * 20)
+    weigh = launch(m, "weigh_chunk", blocks, 8, 4 * L2_LATENCY + m.clocks(8 * 500), 0, rows * V * 4,
+                   instructions=warps * (140 + 42 * (2 if m.mma < 1 else 64)))
+    look = ceil(V, 16 * 512) * (L2_LATENCY + m.clocks(350 * 4 / IPC))
+    choose = launch(m, "choose_token", rows, 1, 5 * L2_LATENCY + 2 * (look + m.clocks(30 * 150)), 0, 2 * rows * V * 4)
+    return [copied(m, "draws", rows * 40), first, weigh, choose, copied(m, "tokens told", rows * 4)]
+
+
 # ---- steps ---------------------------------------------------------------------------------------------------------
 
 def step(m, tokens, sequences, length, weights, fixes=(), logits=None):
-    """All launches of model.cc:forward as [(launch, times)]. length: tokens of a sequence up to its last query, or up
-    to the mean query of a chunk. logits: rows of the head, `tokens` by default."""
+    """All launches of runner.cc:launch and model.cc:forward as [(launch, times)]; the host's work runs while the step
+    before does. length: tokens of a sequence up to its last query, or up to the mean query of a chunk. logits: rows of
+    the head, `tokens` by default."""
     hot = tokens <= 32
     layers = LIGHTNING + SPARSE
-    rows = [(embed(m, tokens), 1), (rope_table(m, tokens), 1)]
+    logits = tokens if logits is None else logits
+    rows = [(upload(m, tokens, sequences, length), 1), (rope_table(m, tokens), 1), (embed(m, tokens), 1)]
 
     def add(times, launches):
         rows.extend((one, times) for one in launches)
 
     add(2 * layers, [residual_norm(m, tokens, hot, fixes)])
     add(LIGHTNING, matmul(m, "q, k, v, gate (lightning)", tokens, 4 * D, D, 1, weights, fixes))
-    add(LIGHTNING, qk_norm_rope(m, tokens, hot, fixes))
     add(LIGHTNING, lightning(m, tokens, sequences, fixes))
     add(SPARSE, matmul(m, "q, k, v, gate (sparse)", tokens, 2 * D + 2 * KV_HEADS * DIM, D, 1, weights, fixes))
     add(SPARSE, kv(m, tokens, hot))
-    add(SPARSE, block_select(m, tokens, length, fixes))
+    add(SPARSE, block_select(m, tokens, sequences, length, fixes))
     add(SPARSE, attention(m, tokens, sequences, length, fixes))
     add(layers, matmul(m, "output", tokens, D, D, 1, weights, fixes))
     add(layers, matmul(m, "gate_up, SwiGLU", tokens, F, D, 2, weights, fixes))
     add(layers, matmul(m, "down", tokens, D, F, 1, weights, fixes))
-    logits = tokens if logits is None else logits
     if logits:
         rows.append((residual_norm(m, tokens, hot, fixes), 1))
         add(1, matmul(m, "head", logits, V, D, 1, weights, fixes))
-    if "overlap" in fixes:  # programmatic dependent launch: the next kernel's start beside this one's end
-        rows = [(dataclasses.replace(one, time=one.time - 1.0e-6), times) for one, times in rows]
+        add(1, sample(m, logits))
     return rows
 
 
@@ -614,16 +694,22 @@ def kernel_table(title, rows):
 def both_table(m, length):
     """Batch 1 and 32, bf16 and w4, side by side."""
     cases = [(weights, batch) for weights in ("bf16", "w4") for batch in (1, 32)]
-    found = [merged(step(m, batch, batch, length, weights)) for weights, batch in cases]
+    steps = [step(m, batch, batch, length, weights) for weights, batch in cases]
+    found = [merged(rows) for rows in steps]
+    names = {name: sum(one[name][2] for one in found if name in one) for one in found for name in one}
     lines = []
-    for name in sorted(found[0], key=lambda name: -sum(one[name][2] for one in found)):
-        line = [name, f"{found[0][name][0]:.0f}", f"{found[0][name][1]:,}, {found[1][name][1]:,}"]
+    for name in sorted(names, key=lambda name: -names[name]):
+        few, many = next(one[name] for one in found[::2] if name in one), found[1][name]
+        line = [name, f"{few[0]:.0f}", f"{few[1]:,}, {many[1]:,}" if many[1] else "copy"]
         for one in found:
+            if name not in one:
+                line.append("")
+                continue
             _, _, time, limit, bound, _, _ = one[name]
             share = f", {100 * limit / time:.0f} %" if limit > 0 else ""
             line.append(f"{time * 1e3:.3f}{share}, {bound}")
         lines.append(line)
-    lines.append(["all", f"{launches(step(m, 1, 1, length, 'bf16')):.0f}", ""])
+    lines.append(["all", f"{launches(steps[0]):.0f}, with convert {launches(steps[1]):.0f}", ""])
     for weights, batch in cases:
         time, floor = decode(m, batch, length, weights), decode_floor(m, batch, length, weights)
         lines[-1].append(f"{time * 1e3:.2f}, {100 * floor / time:.0f} %")
@@ -633,24 +719,23 @@ def both_table(m, length):
 
 FIXES = [
     ("bf16_prefill by wgmma and TMA (H200): 85 % of the peak, half the traffic of L2", ("wgmma",)),
-    ("w8, w4 on the H200: codes to bf16 once a block, products in bf16", ("codes as bf16",)),
-    ("selection: a query's normalisers merged once, by normalise_tile's last block", ("normaliser",)),
-    ("selection: four queries share windows; no division to find them", ("tokens",)),
-    ("both of the selection", ("normaliser", "tokens")),
-    ("choose_blocks: 1024 threads, ranks in shared memory", ("choose",)),
-    ("lightning decode: state, keys and values copied at once", ("state",)),
-    ("lightning prompts: the next cell copied while this one is worked on", ("prefetch",)),
+    ("int8_prefill on the H200: codes to bf16 once a block, products in bf16", ("codes as bf16",)),
+    ("both: codes to bf16, products by wgmma", ("wgmma", "codes as bf16")),
+    ("matmul_batch, w8 and w4: codes to bf16 in registers, products in bf16", ("batch codes as bf16",)),
+    ("matmul_batch: clusters of four multicast activations (H200, matrices of fewer than 384 panels)", ("clusters",)),
+    ("selection in prompts: exp2 without its test for tiny results, scores scaled with q", ("exponentials",)),
+    ("mix_few: keys copied as they lie, 16 bytes a thread", ("keys",)),
+    ("finish_token: heads of a size known when it is compiled, no divisions", ("divisions",)),
+    ("choose_blocks: ranks stay in registers", ("choose",)),
     ("lightning prompts: tensor cores, four segments of a chunk", ("scan",)),
-    ("matmul_batch: 32 rows a block, four panels share activations", ("batch",)),
     ("attend_tile, few queries: four warps a page", ("split",)),
     ("attend_tile, prompts: 32 rows a warp", ("queries",)),
-    ("no convert: norms, SwiGLU and gates write bf16 or codes; q and k in one launch", ("fuse",)),
-    ("programmatic dependent launch: 1 us less a launch", ("overlap",)),
+    ("no convert: norms, SwiGLU and gates write bf16 or codes", ("fuse",)),
 ]
 
 
 def fix_table():
-    every = tuple({name for _, names in FIXES for name in names} - {"prefetch"})
+    every = tuple({name for _, names in FIXES for name in names})
     steps = [("H200", "bf16", 1, "128K"), ("H200", "bf16", 1, "1M"), ("H200", "w4", 1, "128K"),
              ("H200", "bf16", 32, "128K"), ("H200", "w4", 32, "128K"), ("RTX 5090", "bf16", 32, "4K")]
     prompts = [("H200", "bf16", "128K"), ("H200", "bf16", "1M"), ("H200", "w4", "128K"), ("RTX 5090", "bf16", "128K")]
@@ -682,19 +767,21 @@ def doubt_table():
         values += [first_token(m, 131072, weights) for weights in ("bf16", "w4")] + [first_token(m, 1048576, "bf16")]
         rows.append([text, *(f"{value:.2f}" for value in values)])
 
-    add("as assumed")
-    for name, values in (("GAP", (1.5e-6, 3e-6)), ("L2_LATENCY", (0.2e-6, 0.4e-6)),
-                         ("MEMORY_LATENCY", (0.5e-6, 0.9e-6)), ("UNROLLED", (1, 8)), ("IPC", (0.45, 0.8)),
-                         ("PIPELINE", (0.7, 0.95)), ("UNION", (1, 3))):
-        before = globals()[name]
+    def vary(holder, name, values):
+        before = getattr(holder, name)
         for value in values:
-            globals()[name] = value
+            setattr(holder, name, value)
             add(f"{name} {value:g}")
-        globals()[name] = before
-    before = m.l2
-    for m.l2 in (5e12, 8e12):
-        add(f"L2 {m.l2:g}")
-    m.l2 = before
+        setattr(holder, name, before)
+
+    add("as assumed")
+    vary(m, "gap", (0.5e-6, 2e-6))
+    for name, values in (("COPY", (2e-6, 10e-6)), ("L2_LATENCY", (0.2e-6, 0.4e-6)),
+                         ("MEMORY_LATENCY", (0.5e-6, 0.9e-6)), ("UNROLLED", (1, 8)), ("IPC", (0.45, 0.8)),
+                         ("FMA_IPC", (0.6, 0.95)), ("PIPELINE", (0.7, 0.95)), ("UNION", (1, 3)),
+                         ("CHUNK", (512, 2048))):
+        vary(sys.modules[__name__], name, values)
+    vary(m, "l2", (5e12, 8e12))
     print("The H200 at 128K with one assumption changed: ms of a decode step, s of a prompt\n")
     table(["assumption", "bf16, batch 1", "bf16, batch 32", "w4, batch 1", "w4, batch 32", "bf16, prompt", "w4, prompt",
            "bf16, 1M prompt"], rows)
@@ -710,18 +797,30 @@ def check():
                 assert abs(limit / decode_floor(m, batch, 131072, weights) - 1) < 0.01, (m.name, weights, batch, limit)
 
 
-def batch_table():
-    """Three matrices at 32 rows before and after matmul_batch.cu, gaps included."""
+def matmul_table():
+    """Three matrices at 32 rows, gaps included."""
     matrices = [("output", D, D, 1), ("gate_up, SwiGLU", F, D, 2), ("down", D, F, 1)]
     lines = []
-    for m in MACHINES[:2]:
+    for name, rows, cols, parts in matrices:
         for weights in BITS:
-            for name, rows, cols, parts in matrices:
-                one = [matmul_decode(m, name, 32, rows, cols, parts, weights, fixes) for fixes in ((), ("batch",))]
-                lines.append([m.name, weights, name, *(f"{x.time * 1e6:.1f}, {100 * x.limit / x.time:.0f} %, {x.bound}"
-                                                       for x in one)])
+            made = [matmul_batch(m, name, 32, rows, cols, parts, weights, ()) for m in MACHINES]
+            lines.append([name, weights, *(f"{x.time * 1e6:.1f}, {100 * x.limit / x.time:.0f} %, {x.bound}"
+                                           for x in made)])
     print("A matmul of 32 rows, us, share of its limit, what bounds it\n")
-    table(["machine", "weights", "matrix", "16 rows a block", "matmul_batch"], lines)
+    table(["matrix", "weights", *(m.name for m in MACHINES)], lines)
+
+
+def pages_table():
+    kinds = [(weights, pages, ("int8 pages",) if pages == "int8" else ())
+             for weights in ("bf16", "w4") for pages in ("bf16", "int8")]
+    lines = []
+    for m in MACHINES[:2]:
+        for name in ("128K", "1M"):
+            lines.append([f"{m.name}, {name}", *(f"{1e3 * decode(m, 1, LENGTHS[name], weights, fixes):.2f}, "
+                                                 f"{first_token(m, LENGTHS[name], weights, fixes):.2f}"
+                                                 for weights, _, fixes in kinds)])
+    print("Pages of keys and values: ms a step at batch 1, s a prompt\n")
+    table(["", *(f"{weights}, pages of {pages}" for weights, pages, _ in kinds)], lines)
 
 
 def main():
@@ -737,16 +836,10 @@ def main():
                      step(m, CHUNK, 1, 131072, weights, logits=0))
     kernel_table(f"A step of {CHUNK} tokens of a prompt at 1,048,576 tokens on the H200, bf16",
                  step(m, CHUNK, 1, 1048576, "bf16", logits=0))
-    batch_table()
+    matmul_table()
     fix_table()
     doubt_table()
-    for m in MACHINES[:2]:
-        for prompt in (131072, 1048576):
-            for text, fixes in (("bf16", ()), ("int8, attend_rows", ("int8 pages",)),
-                                ("int8, attend_tile", ("int8 pages", "codes"))):
-                steps = ", ".join(f"{weights} {decode(m, 1, prompt, weights, fixes) * 1e3:.2f} ms a step and "
-                                  f"{first_token(m, prompt, weights, fixes):.2f} s" for weights in ("bf16", "w4"))
-                print(f"{m.name}, {prompt:,} tokens, pages of {text}: {steps}")
+    pages_table()
 
 
 if __name__ == "__main__":
