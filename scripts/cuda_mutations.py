@@ -124,7 +124,7 @@ MUTATIONS = [
     Mutation("lightning-turned-place", "lightning_few.cu", "turn_head(mix.k_turn, keys.token + j,",
              "turn_head(mix.k_turn, keys.token + j - keys.old,",
              "a key is turned by the place of an earlier one", LIGHTNING),
-    Mutation("lightning-turned-head", "lightning_few.cu", "at.h % (mix.heads / mix.kv_heads) == 0", "at.h == 0",
+    Mutation("lightning-turned-head", "lightning_few.cu", "at.h == at.g * mix.group", "at.h == 0",
              "keys of the first head alone are put down", LIGHTNING),
     Mutation("lightning-early", "lightning.cu",
              "  wait_for_earlier();\n  const int64_t t = blockIdx.x;\n  remember(mix, t);\n",

@@ -285,7 +285,7 @@ def lightning(m, tokens, sequences, fixes):
 def mix_few(m, sequences, fixes):
     """lightning_few.cu: a block a sequence, head and slice of 32 columns; one token, half a cell before it. State, keys
     and values are copied at once, q and the new key normed and turned; four blocks an SM, two with 100 KB. Instructions
-    of a block, by the machine code: a warp 260 to find its place, 56 to copy state, 184 keys, 180 else; 1600 of one
+    of a block, by the machine code: a warp 190 to find its place, 56 to copy state, 184 keys, 180 else; 1600 of one
     warp or a few."""
     blocks = HEADS * DIM // 32 * sequences
     per_sm = 4 if m.shared > 200 << 10 else 2
@@ -294,7 +294,7 @@ def mix_few(m, sequences, fixes):
     l2 = sequences * (STATE + OPEN_CELL / 2 * old * 5)         # keys once a slice
     chain = 2 * L2_LATENCY + MEMORY_LATENCY + L2_LATENCY  # starts, then position and slot; all rows; cos and weights
     chain += m.clocks(800 + 400 + 300 + 1200 + 250)       # place; copies; norm and turn; state; values
-    warp = 260 + 56 + (40 if "keys" in fixes else 184) + 180   # keys copied as they lie, 16 bytes a thread
+    warp = 190 + 56 + (40 if "keys" in fixes else 184) + 180   # keys copied as they lie, 16 bytes a thread
     return launch(m, "mix_few", blocks, per_sm, chain, must, l2, instructions=blocks * (8 * warp + 1600), counts=True)
 
 
@@ -326,9 +326,9 @@ def mix_runs(m, tokens, sequences, fixes):
 
 def finish_token(m, tokens, few, fixes):
     """lightning.cu:finish_token, a block a token: its keys and values to the open cell, eight of each a thread at once,
-    where the cell stays open; norm and gate. By the machine code a warp has 474 instructions for eight, most of them
-    divisions by the size of a head, twice; 800 for norm and gate; two warps a scheduler."""
-    remember = (2 * (160 if "divisions" in fixes else 474)) if few else 0
+    where the cell stays open; norm and gate. By the machine code a warp has 280 instructions for eight, twice, and 100
+    for its first head and channel; 800 for norm and gate; two warps a scheduler."""
+    remember = (2 * 160 if "divisions" in fixes else 100 + 2 * 280) if few else 0
     chain = 5 * L2_LATENCY + m.clocks(2 * (remember + 800) / IPC)  # places; twice keys, values; rows and factors
     return launch(m, "finish_token", tokens, 8, chain, 0 if few else tokens * D * 12,
                   instructions=tokens * 8 * (remember + 800))

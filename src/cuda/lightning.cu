@@ -61,6 +61,9 @@ __device__ inline void remember(const Mix& mix, int64_t t) {
   float* values = mix.values + slot * mix.values_stride;
   constexpr int kAtOnce = 8;  // loads
   const int n = mix.kv_heads * mix.d;
+  // Head and channel of the next element, and the way to the one after it: few divisions.
+  int g = static_cast<int>(threadIdx.x) / mix.d, c = static_cast<int>(threadIdx.x) % mix.d;
+  const int heads = kThreads / mix.d, channels = kThreads % mix.d;
   for (int first = static_cast<int>(threadIdx.x); first < n; first += kAtOnce * kThreads) {
     float k[kAtOnce] = {}, v[kAtOnce] = {};
 #pragma unroll
@@ -70,11 +73,15 @@ __device__ inline void remember(const Mix& mix, int64_t t) {
         v[j] = mix.v[t * mix.v_stride + x];
       }
 #pragma unroll
-    for (int j = 0; j < kAtOnce; ++j)
+    for (int j = 0; j < kAtOnce; ++j) {
       if (const int x = first + j * kThreads; x < n) {
-        keys[int64_t{x} * mix.cell] = k[j];
-        values[(x / mix.d * mix.cell + i) * mix.d + x % mix.d] = v[j];
+        keys[x * mix.cell] = k[j];
+        values[(g * mix.cell + i) * mix.d + c] = v[j];
       }
+      c += channels;
+      g += heads + (c >= mix.d ? 1 : 0);
+      c -= c >= mix.d ? mix.d : 0;
+    }
   }
 }
 
@@ -143,6 +150,7 @@ void lightning(Device& device, const Sequences& sequences, Out q, Out k, In v,
           .kv_heads = static_cast<int>(memory.keys.dim[1]),
           .d = static_cast<int>(memory.state.dim[3]),
           .cell = memory.cell,
+          .group = static_cast<int>(memory.state.dim[1] / memory.keys.dim[1]),
           .aligned = memory.state.dim[3] % 4 == 0 && rows_aligned(q) && rows_aligned(k) &&
                      rows_aligned(v) && rows_aligned(o) && rows_aligned(memory.state) &&
                      rows_aligned(memory.values),

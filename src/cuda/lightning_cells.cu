@@ -49,14 +49,14 @@ __device__ inline float* cell_state(const Mix& mix, int64_t n, int h) {
          ((n - mix.first_cell) * mix.heads + h) * whole_fours(mix.d) * whole_fours(mix.d);
 }
 
-/// A block is sequence blockIdx.y and one head's slice of 32 value columns: folds the sequence's
-/// full cells among those of [first_cell, end_cell) and puts down what each begins with, those that
-/// stay open too. The next tiles are copied meanwhile.
+/// A block is sequence blockIdx.z and slice blockIdx.x of 32 value columns of head blockIdx.y:
+/// folds the sequence's full cells among those of [first_cell, end_cell) and puts down what each
+/// begins with, those that stay open too. The next tiles are copied meanwhile.
 __global__ void __launch_bounds__(kThreads, 1) fold_cells(Mix mix) {
   wait_for_earlier();
   auto& s = shared<FoldShared>();
-  const auto b = static_cast<int32_t>(blockIdx.y);
-  const Place at(mix, b, slices_of(mix.d));
+  const auto b = static_cast<int32_t>(blockIdx.z);
+  const Place at(mix, b, static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.x));
   if (at.begin == at.end) return;  // the whole block
   const CellRange range(mix, at, b);
   const int64_t first = range.first < mix.first_cell ? mix.first_cell : range.first;
@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(kThreads, 2) mix_cells(Mix mix) {
     const int32_t middle = (b + high) / 2;
     (CellRange::first_of(mix, middle) <= cell ? b : high) = middle;
   }
-  const Place at(mix, b, 1);
+  const Place at(mix, b, static_cast<int>(blockIdx.x), 0);
   if (at.begin == at.end) return;  // the whole block
   const int64_t cell_begin = CellRange(mix, at, b).token(cell);
   const int64_t token =
@@ -288,7 +288,7 @@ void mix_runs(Device& device, int64_t sequences, int64_t tokens, Mix mix) {
   mix.cells = reinterpret_cast<float*>(self(device).scratch(0, std::min(cells, kMostCells) * size));
   for (; mix.first_cell < cells; mix.first_cell = mix.end_cell) {
     mix.end_cell = std::min(cells, mix.first_cell + kMostCells);
-    launch(device, {.x = int64_t{mix.heads} * slices_of(mix.d), .y = sequences}, kThreads,
+    launch(device, {.x = slices_of(mix.d), .y = mix.heads, .z = sequences}, kThreads,
            sizeof(FoldShared), fold_cells, mix);
     launch(
         device,

@@ -46,6 +46,7 @@ struct Mix {
   const float* slopes;
   float scale;
   int heads, kv_heads, d, cell;
+  int group;     ///< heads of a kv head
   bool aligned;  ///< rows and slots, but of keys, begin at multiples of 16 bytes
   /// For few tokens: what is done to q and k first, and where the keys then lie: [tokens][kv_heads
   /// * d].
@@ -59,14 +60,14 @@ struct Mix {
 
 /// What a block works on.
 struct Place {
-  __device__ Place(const Mix& mix, int32_t b, int slices)
-      : begin(mix.step.starts[b]), end(mix.step.starts[b + 1]) {
-    h = static_cast<int>(blockIdx.x) / slices;
-    g = h / (mix.heads / mix.kv_heads);
-    slice = static_cast<int>(blockIdx.x) % slices;
-    slot = mix.step.slots[b];
-    offset = begin < end ? mix.step.positions[begin] % mix.cell : 0;
-  }
+  __device__ Place(const Mix& mix, int32_t b, int head, int value_slice)
+      : h(head),
+        g(head / mix.group),
+        slice(value_slice),
+        slot(mix.step.slots[b]),
+        begin(mix.step.starts[b]),
+        end(mix.step.starts[b + 1]),
+        offset(begin < end ? mix.step.positions[begin] % mix.cell : 0) {}
   int h, g, slice;
   int64_t slot;
   int32_t begin, end;  ///< the sequence's tokens of the step

@@ -25,7 +25,7 @@ struct FewShared {
 /// Norms and turns the keys of the step in the tile, the last warps first; the first block of a kv
 /// head puts them down.
 __device__ inline void turn_keys(const Mix& mix, const Place& at, FewShared& s, const Keys& keys) {
-  const bool first = at.slice == 0 && at.h % (mix.heads / mix.kv_heads) == 0;
+  const bool first = at.slice == 0 && at.h == at.g * mix.group;
 #pragma unroll 1
   for (int j = keys.old + kWarps - 1 - warp_of(); j < keys.count; j += kWarps) {
     turn_head(mix.k_turn, keys.token + j, s.tile.keys[j], mix.d);
@@ -118,13 +118,14 @@ __device__ inline void fold(const Mix& mix, const Place& at, FewShared& s, int64
   }
 }
 
-/// A block is sequence blockIdx.y and one head's slice of 32 value columns; lanes are columns, but
-/// of scores keys. All that the first tokens need is copied at once. Shared memory holds the slice
-/// of the state throughout.
+/// A block is sequence blockIdx.z and slice blockIdx.x of 32 value columns of head blockIdx.y;
+/// lanes are columns, but of scores keys. All that the first tokens need is copied at once. Shared
+/// memory holds the slice of the state throughout.
 __global__ void __launch_bounds__(kThreads, kFewBlocks) mix_few(Mix mix) {
   wait_for_earlier();
   auto& s = shared<FewShared>();
-  const Place at(mix, static_cast<int32_t>(blockIdx.y), slices_of(mix.d));
+  const Place at(mix, static_cast<int32_t>(blockIdx.z), static_cast<int>(blockIdx.y),
+                 static_cast<int>(blockIdx.x));
   if (at.begin == at.end) return;  // the whole block
   float* state = state_of(mix, at);
   copy_columns(s.state, mix.d, at.slice, mix.d, mix.aligned,
@@ -153,7 +154,7 @@ __global__ void __launch_bounds__(kThreads, kFewBlocks) mix_few(Mix mix) {
 }  // namespace
 
 void mix_few_tokens(Device& device, int64_t sequences, const Mix& mix) {
-  launch(device, {.x = int64_t{mix.heads} * slices_of(mix.d), .y = sequences}, kThreads,
+  launch(device, {.x = slices_of(mix.d), .y = mix.heads, .z = sequences}, kThreads,
          sizeof(FewShared), mix_few, mix);
 }
 

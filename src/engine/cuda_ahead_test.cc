@@ -159,12 +159,15 @@ TEST_F(CudaAhead, RepliesAreCancelled) {
 TEST_F(CudaAhead, OneReplyIsFollowedByOthersOfItsText) {
   Runner runner(*model_, *device_, options());
   const Text prompt = testing::random_text(40);
+  const Text stop = {11, 12, 13};
   const auto write = [&](Hold& hold, const Text& text, int64_t logprobs) {
-    return generate(runner, hold, *tokenizer_, text,
-                    {.limit = 24,
-                     .sampling = {.temperature = 1.5, .seed = 3},
-                     .stop = std::vector<int>{11, 12, 13},
-                     .logprobs = logprobs});
+    GenerateOptions how;
+    how.limit = 24;
+    how.sampling.temperature = 1.5;
+    how.sampling.seed = 3;
+    how.stop = stop;
+    how.logprobs = logprobs;
+    return generate(runner, hold, *tokenizer_, text, how);
   };
   Hold ahead = runner.open(), plain = runner.open();
   Text text = prompt;
