@@ -11,7 +11,8 @@ namespace sala::cpu {
 
 void embed(Device& device, In ids, In drawn, const Weight& table, float scale, Out h) {
   for_rows(self(device), h.dim[0], table.cols, [&](int64_t t) {
-    const int id = embedded_row(ids.as<int32_t>(), static_cast<const int32_t*>(drawn.data), t);
+    const int id =
+        embedded_row(ids.as<int32_t>(), static_cast<const int32_t*>(drawn.data), drawn.dim[0], t);
     SALA_CHECK(id >= kNoToken && id < table.rows, "token {} is {} of {}", t, id, table.rows);
     const std::span<float> out(h.row<float>(t), static_cast<size_t>(table.cols));
     if (id == kNoToken)

@@ -185,7 +185,7 @@ void Call::advance(int64_t sequence, int64_t g, std::byte* scratch) const {
 
 void lightning(Device& device, const Sequences& sequences, Out q, Out k, In v,
                const LightningMemory& memory, const LightningForm& form, In gate, Out o) {
-  norm_and_turn(device, q, k, memory, form);
+  norm_and_turn_heads(device, q, k, memory, form);
   constexpr int64_t kTileRowsMost = 8;
   CpuDevice& cpu = self(device);
   const Call call{.sequences = sequences,

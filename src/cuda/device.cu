@@ -95,7 +95,7 @@ CudaDevice::CudaDevice(int ordinal) : Device(name_of_gpu(ordinal), cuda_ops()), 
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   int major = 0;
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal));
-  launches_early_ = major >= 9;
+  launches_early_ = major >= 9 && kernels_wait();
   for (cudaEvent_t& mark : marks_) check(cudaEventCreateWithFlags(&mark, cudaEventDisableTiming));
   for (Staging& staging : staging_) {
     void* data = nullptr;

@@ -23,6 +23,9 @@ namespace sala::cuda {
 #ifndef SALA_CUDA_EMULATION
 /// Throws Error with CUDA's own words.
 void check(cudaError_t status);
+/// Whether the kernels' code for this GPU waits for earlier ones (platform.h): that for another
+/// one, compiled again by the driver, may not.
+bool kernels_wait();
 #endif
 
 /// One NVIDIA GPU, or its emulation on the host: ops and copies run one after the other, in the
@@ -72,17 +75,21 @@ class CudaDevice final : public Device {
 #endif
 
  private:
+  static constexpr int kMarks = 2;
+  int64_t marked_ = 0;
 #ifdef SALA_CUDA_EMULATION
   struct Asked {
     Command command;
     std::unique_ptr<emulation::Launch> launch{};  ///< of a kernel that has begun
   };
-  void begin(Asked& asked);
+  void do_until(int64_t count);
+  bool begin(Asked& asked);
   void finish(Asked& asked);
 
   std::shared_ptr<emulation::DeviceMemory> memory_;
   std::deque<Asked> asked_;  ///< and not done
   int64_t done_ = 0;         ///< commands
+  int64_t marks_[kMarks] = {};
   std::vector<Storage> scratch_;
   std::vector<int64_t> scratch_sizes_;
   std::vector<Command>* record_ = nullptr;
@@ -99,13 +106,10 @@ class CudaDevice final : public Device {
   void bind() const;
   void release(Buffer& buffer);
 
-  static constexpr int kMarks = 2;
-
   int ordinal_;
   cudaStream_t stream_ = nullptr;
   bool launches_early_ = false;
   cudaEvent_t marks_[kMarks] = {};
-  int64_t marked_ = 0;
   std::vector<Buffer> scratch_;
   int64_t moves_ = 0;
   Staging staging_[2];

@@ -164,7 +164,7 @@ void lightning(Device& device, const Sequences& sequences, Out q, Out k, In v,
              "lightning on a GPU has heads of up to {} and cells of up to {}, not {} and {}",
              kMostHead, kMostCell, mix.d, mix.cell);
   if (sequences.tokens() > kFew * sequences.count()) {
-    norm_and_turn(device, q, k, memory, form);
+    norm_and_turn_heads(device, q, k, memory, form);
     mix_runs(device, sequences.count(), sequences.tokens(), mix);
   } else if (mix.q_turn.empty() && mix.k_turn.empty()) {
     mix_few_tokens(device, sequences.count(), mix);

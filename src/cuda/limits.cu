@@ -56,6 +56,12 @@ __global__ void multiply_tiles(int count, uint32_t* sink) {
 
 }  // namespace
 
+bool kernels_wait() {
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(read_words)));
+  return attributes.ptxVersion >= 90;
+}
+
 Limits CudaDevice::limits() {
   int processors = 0;
   bind();

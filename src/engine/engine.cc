@@ -141,7 +141,7 @@ void Engine::loop() {
     {
       const Lock lock(mutex_);
       while (!asked() && scheduler_.idle() && on_its_way_.empty()) wake_.wait(mutex_);
-      stop = stopping_;
+      stop = stopping_ && on_its_way_.empty();  // what was asked before it is taken in first
     }
     if (on_its_way_.empty()) {
       take_in();
@@ -203,11 +203,10 @@ void Engine::step() {
 /// One step, and the launch of the one behind it where the device can have it before this one's
 /// tokens are known: then it works while they are told.
 void Engine::advance() {
-  if (on_its_way_.empty()) on_its_way_ = launch(scheduler_.plan(), {});
+  if (on_its_way_.empty()) on_its_way_ = launch({});
   if (on_its_way_.empty()) return;
   const Parts parts = std::exchange(on_its_way_, {});
-  if (runner_.can_go_ahead() && nobody_asks())
-    on_its_way_ = launch(scheduler_.plan_ahead(parts), parts);
+  if (runner_.can_go_ahead() && nobody_asks()) on_its_way_ = launch(parts);
   if (!on_its_way_.empty()) ++now_.steps_ahead;
   const auto start = Clock::now();
   const In all = runner_.finish();
@@ -223,10 +222,12 @@ void Engine::advance() {
   now_.sample_seconds += seconds(Clock::now() - computed);
 }
 
-/// Launches a step, whose tokens are drawn in the step `before` where that is not finished.
-Engine::Parts Engine::launch(Parts parts, const Parts& before) {
-  if (parts.empty()) return parts;
+/// Plans and launches a step; where the step `before` is not finished, with the tokens that are
+/// drawn in it: its parts have a row of logits each.
+Engine::Parts Engine::launch(const Parts& before) {
   const auto start = Clock::now();
+  Parts parts = before.empty() ? scheduler_.plan() : scheduler_.plan_ahead(before);
+  if (parts.empty()) return parts;
   std::vector<int> drawn(parts.size());
   std::vector<Runner::Row> rows;
   for (size_t i = 0; i < parts.size(); ++i) {

@@ -89,7 +89,7 @@ class Engine {
   void loop();
   void step();
   void advance();
-  Parts launch(Parts parts, const Parts& before);
+  Parts launch(const Parts& before);
   void take_in();
   void hear(const Scheduler::Part& part, In logits, int drawn);
   void hear_prompt(Task& task, Job& job, int64_t before, In logits, ReplyEvent& event);

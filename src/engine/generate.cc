@@ -85,7 +85,9 @@ class Reply {
   /// Feeds the reply's last token, and the one behind it before it is known where the device can.
   void feed_last() {
     if (runner_.launched() == 0) launch(result_.tokens.back(), 0);
-    if (runner_.can_go_ahead() && std::ssize(result_.tokens) + 1 < options_.limit)
+    // Not with the token that fills a cell: it could not be taken back.
+    if (runner_.can_go_ahead() && std::ssize(result_.tokens) + 1 < options_.limit &&
+        (hold_.length() + 1) % runner_.cache().cell() != 0)
       launch(drawn_id(0), 1);
     const In logits = runner_.finish();
     drawn_ = runner_.drawn()[0];

@@ -194,7 +194,9 @@ Runner::Runner(const Model& model, Device& device, const RunOptions& options)
   told_ = device.allocate_on_host(2 * options.logits * int64_t{sizeof(int32_t)});
 }
 
-bool Runner::Launched::all_asked() const { return std::ranges::find(asked, false) == asked.end(); }
+bool Runner::Launched::all_asked() const {
+  return !asked.empty() && std::ranges::find(asked, false) == asked.end();
+}
 
 bool Runner::can_go_ahead() const {
   return !device_.of_host() && host_ == nullptr && launched() == 1 && launched_.back().all_asked();
@@ -219,16 +221,11 @@ void Runner::launch(std::span<Row> rows) {
   const auto wanted = static_cast<int64_t>(batch.wanted.size());
   const Out logits = sala::rows(logits_.view(), 0, wanted);
   Launched step{.asked = std::vector<bool>(batch.wanted.size())};
-  try {
-    write_draws(rows, step);
-    run(batch, logits);
-    for (Row& row : rows) row.hold.advance(static_cast<int64_t>(row.tokens.size()));
-    draw(step, logits);
-    step.mark = device_.mark();
-  } catch (...) {
-    launched_.clear();
-    throw;
-  }
+  write_draws(rows, step);
+  run(batch, logits);
+  for (Row& row : rows) row.hold.advance(static_cast<int64_t>(row.tokens.size()));
+  draw(step, logits);
+  step.mark = device_.mark();
   launched_.push_back(std::move(step));
 }
 
@@ -293,7 +290,7 @@ In Runner::finish() {
   const Out here = sala::rows(host_logits_.view(), 0, wanted);
   if (launched_.empty()) {
     read_logits(logits);
-  } else {  // which has overwritten logits from which nothing could be drawn
+  } else {  // which has overwritten logits from which nothing could be drawn, whatever they held
     for (int64_t i = 0; i < wanted; ++i)
       if (drawn_[static_cast<size_t>(i)] == kNoToken)
         std::fill_n(here.row<float>(i), here.dim[1], std::numeric_limits<float>::quiet_NaN());

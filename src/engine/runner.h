@@ -101,7 +101,7 @@ class Runner {
   std::span<const int32_t> drawn() const { return drawn_; }
 
   /// Begins a step: holds go on at once, finish() gives what step() does. A device that works
-  /// behind the host's back does so meanwhile. When it throws, no step is on its way any more.
+  /// behind the host's back does so meanwhile.
   void launch(std::span<Row> rows);
   /// Waits for the step that was launched first.
   In finish();
@@ -131,7 +131,7 @@ class Runner {
  private:
   /// A step on its way.
   struct Launched {
-    std::vector<bool> asked{};  ///< for a token, of each row of logits
+    std::vector<bool> asked{};  ///< whether the device draws the token of each row of logits
     int32_t* told = nullptr;    ///< where the device writes the tokens, with the host
     int64_t mark = 0;           ///< of the device, behind it
     bool all_asked() const;

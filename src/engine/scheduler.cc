@@ -28,6 +28,7 @@ void Scheduler::add(Job job) {
   SALA_CHECK(job.prompt > 0 && job.prompt == std::ssize(job.text) && fits(job.prompt + job.limit),
              "job {} of {} tokens", job.id, job.prompt);
   waiting_.push_back(std::move(job));
+  admitted_ = false;
 }
 
 Job* Scheduler::find(uint64_t id) {
@@ -42,6 +43,7 @@ void Scheduler::remove(uint64_t id, bool remembers) {
   SALA_CHECK(job != nullptr, "no job {}", id);
   if (job->hold && remembers) remember(*job);
   const auto is_it = [&](const Job& one) { return one.id == id; };
+  admitted_ = false;
   running_.remove_if(is_it);
   waiting_.remove_if(is_it);
 }
@@ -108,6 +110,7 @@ void Scheduler::give_up(std::list<Job>::iterator job) {
   ++job->preemptions;
   ++preemptions_;
   waiting_.splice(waiting_.begin(), running_, job);
+  admitted_ = false;
 }
 
 /// Makes room for the job's next tokens, at the cost of those that began after it. False when the
@@ -124,6 +127,7 @@ bool Scheduler::grow(std::list<Job>::iterator job, int64_t tokens) {
 
 std::vector<Scheduler::Part> Scheduler::plan() {
   admit();
+  admitted_ = true;
   // Replies first; in the order in which they began, so that it is later ones that are given up.
   std::vector<Part> parts;
   for (auto job = running_.begin(); job != running_.end();) {
@@ -163,7 +167,7 @@ std::vector<Scheduler::Part> Scheduler::plan() {
 }
 
 std::vector<Scheduler::Part> Scheduler::plan_ahead(std::span<const Part> parts) {
-  if (running() < limits_.sequences && !waiting_.empty()) return {};
+  if (!admitted_ && !waiting_.empty()) return {};
   std::vector<Part> ahead;
   int64_t jobs = 0;
   for (const Part& part : parts) {

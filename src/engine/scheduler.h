@@ -73,7 +73,7 @@ class Scheduler {
 
   /// What a job does in a step.
   struct Part {
-    Job* job;
+    Job* job;        ///< until it is removed
     int64_t tokens;  ///< of its text, from where its hold is
     int64_t logits;  ///< of its last tokens, which are wanted
     int64_t end;     ///< of its text, behind these tokens
@@ -82,7 +82,7 @@ class Scheduler {
   std::vector<Part> plan();
   /// The step behind one that is committed and whose tokens nobody knows yet: the same replies'
   /// next tokens, but for those that end by their limit. Empty where plan() may want something
-  /// else. Jobs that have been removed are null.
+  /// else. Whoever removes a job has made it null in `parts`.
   std::vector<Part> plan_ahead(std::span<const Part> parts);
   /// The holds have advanced by a step.
   void commit(std::span<const Part> parts);
@@ -108,6 +108,7 @@ class Scheduler {
   int64_t page_, total_pages_;
   std::list<Job> waiting_;  ///< those that were given up first
   std::list<Job> running_;  ///< in the order in which they began
+  bool admitted_ = false;   ///< none of those that wait can begin before a job comes or goes
   int64_t preemptions_ = 0;
 };
 

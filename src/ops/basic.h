@@ -17,9 +17,13 @@ constexpr int drawn_id(int64_t i) { return static_cast<int>(-1 - i); }
 /// token drawn[i], i32 [N], of which none are needed where none is named. A row is zero where
 /// nothing was drawn (kNoToken).
 void embed(Device& device, In ids, In drawn, const Weight& table, float scale, Out h);
-/// The row of the table that embed() takes for ids[t], or kNoToken.
-SALA_HD inline int embedded_row(const int32_t* ids, const int32_t* drawn, int64_t t) {
-  return ids[t] >= 0 ? ids[t] : drawn[drawn_id(ids[t])];
+/// The row of the table that embed() takes for ids[t], kNoToken, or less for one of `count` drawn
+/// tokens that is not there.
+SALA_HD inline int embedded_row(const int32_t* ids, const int32_t* drawn, int64_t count,
+                                int64_t t) {
+  if (ids[t] >= 0) return ids[t];
+  const int i = drawn_id(ids[t]);
+  return i < count ? drawn[i] : kNoToken - 1;
 }
 
 /// h [T, D] += scale * a [T, D] (nothing is added when a is empty), then

@@ -14,8 +14,8 @@ void check_slot(std::string_view name, const In& x) {
 
 }  // namespace
 
-void norm_and_turn(Device& device, Out q, Out k, const LightningMemory& memory,
-                   const LightningForm& form) {
+void norm_and_turn_heads(Device& device, Out q, Out k, const LightningMemory& memory,
+                         const LightningForm& form) {
   const auto turn = [&](Out x, int64_t heads, In norm) {
     if (!norm.empty() || !form.cos.empty())
       device.ops.qk_norm_rope(device, x, static_cast<int>(heads), norm, form.eps, form.cos,

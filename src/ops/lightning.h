@@ -42,7 +42,7 @@ void lightning(Device& device, const Sequences& sequences, Out q, Out k, In v,
                const LightningMemory& memory, const LightningForm& form, In gate, Out o);
 
 /// Norm and RoPE of q and k in place, for backends that do them first.
-void norm_and_turn(Device& device, Out q, Out k, const LightningMemory& memory,
-                   const LightningForm& form);
+void norm_and_turn_heads(Device& device, Out q, Out k, const LightningMemory& memory,
+                         const LightningForm& form);
 
 }  // namespace sala

@@ -23,7 +23,8 @@ double inverse_rms(const float* x, int64_t n, float eps) {
 
 void embed(Device&, In ids, In drawn, const Weight& table, float scale, Out h) {
   for (int64_t t = 0; t < h.dim[0]; ++t) {
-    const int id = embedded_row(ids.as<int32_t>(), static_cast<const int32_t*>(drawn.data), t);
+    const int id =
+        embedded_row(ids.as<int32_t>(), static_cast<const int32_t*>(drawn.data), drawn.dim[0], t);
     SALA_CHECK(id >= kNoToken && id < table.rows, "token {} is {} of {}", t, id, table.rows);
     const std::span<float> out(h.row<float>(t), static_cast<size_t>(table.cols));
     if (id == kNoToken)

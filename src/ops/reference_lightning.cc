@@ -69,7 +69,7 @@ void finish(const LightningForm& form, const float* gate, std::vector<double>& o
 
 void lightning(Device& device, const Sequences& sequences, Out q, Out k, In v,
                const LightningMemory& memory, const LightningForm& form, In gate, Out o) {
-  norm_and_turn(device, q, k, memory, form);
+  norm_and_turn_heads(device, q, k, memory, form);
   const int64_t heads = memory.state.dim[1];
   const int64_t kv_heads = memory.keys.dim[1];
   const int64_t d = memory.state.dim[3];

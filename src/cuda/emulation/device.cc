@@ -76,26 +76,38 @@ void CudaDevice::command(Command command) {
   asked_.push_back({std::move(command)});
 }
 
-void CudaDevice::wait() { wait_for(mark()); }
-int64_t CudaDevice::mark() { return done_ + std::ssize(asked_); }
+void CudaDevice::wait() { do_until(done_ + std::ssize(asked_)); }
+
+int64_t CudaDevice::mark() {
+  marks_[marked_ % kMarks] = done_ + std::ssize(asked_);
+  return marked_++;
+}
 
 void CudaDevice::wait_for(int64_t mark) {
+  SALA_CHECK(mark >= marked_ - kMarks && mark < marked_, "mark {} of {}", mark, marked_);
+  do_until(marks_[mark % kMarks]);
+}
+
+void CudaDevice::do_until(int64_t count) {
   const emulation::DeviceMemory::Opened opened(*memory_);
-  for (; done_ < mark; ++done_) {
-    begin(asked_.front());
-    // Before what it waits for has run.
-    if (asked_.size() > 1 && asked_.front().launch != nullptr) begin(asked_[1]);
+  for (; done_ < count; ++done_) {
+    // Kernels begin before what they wait for has run, and what that waits for.
+    for (size_t i = 0; i < 3 && i < asked_.size() && begin(asked_[i]); ++i) {
+    }
     finish(asked_.front());
     asked_.pop_front();
   }
 }
 
-/// Begins what may begin before the commands in front of it are done.
-void CudaDevice::begin(Asked& asked) {
+/// Begins a kernel, which may come before the kernels in front of it are done; all else may not.
+bool CudaDevice::begin(Asked& asked) {
   const auto* kernel = std::get_if<emulation::Kernel>(&asked.command);
-  if (kernel == nullptr || asked.launch != nullptr) return;
-  asked.launch = std::make_unique<emulation::Launch>(*kernel);
-  asked.launch->begin();
+  if (kernel == nullptr) return false;
+  if (asked.launch == nullptr) {
+    asked.launch = std::make_unique<emulation::Launch>(*kernel);
+    asked.launch->begin();
+  }
+  return true;
 }
 
 void CudaDevice::finish(Asked& asked) {
