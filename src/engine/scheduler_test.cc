@@ -25,11 +25,17 @@ Cache make_cache(int64_t tokens, bool hybrid) {
           std::vector<Memory*>(static_cast<size_t>(config.layers()), &memory)};
 }
 
-/// Steps a scheduler as an engine does, without a model: the token after a text is a number made of
-/// the text.
+/// The token after a text, made of the text, without a model; some end it.
+int next_token(const std::vector<int>& text, uint64_t id) {
+  return text.back() * 31 % 1009 + static_cast<int>(id % 7);
+}
+bool stops(int token) { return token % 150 == 149; }
+
+/// Steps a scheduler as an engine does, where it goes ahead as with a GPU.
 class Driver {
  public:
-  Driver(Cache& cache, Scheduler::Limits limits) : cache_(cache), scheduler(cache, limits) {}
+  Driver(Cache& cache, Scheduler::Limits limits, bool goes_ahead = false)
+      : cache_(cache), goes_ahead_(goes_ahead), scheduler(cache, limits) {}
 
   void add(uint64_t id, std::vector<int> prompt, int64_t limit, std::string caller = {},
            uint64_t after = 0) {
@@ -41,40 +47,67 @@ class Driver {
 
   /// One step; returns its parts' tokens by job.
   std::map<uint64_t, int64_t> step() {
-    const auto parts = scheduler.plan();
     std::map<uint64_t, int64_t> tokens;
-    int64_t sum = 0;
-    for (const auto& [job, count, logits, end] : parts) {
-      EXPECT_EQ(end, job->hold->length() + count);
-      EXPECT_TRUE(tokens.emplace(job->id, count).second) << "two parts of job " << job->id;
-      EXPECT_GT(count, 0);
-      EXPECT_LE(count, job->left());
-      sum += count;
-      EXPECT_TRUE(job->hold->grow(count)) << "no room was made";
-      job->hold->advance(count);
+    if (ahead_.empty()) {
+      ahead_ = launch(scheduler.plan());
+      int64_t sum = 0;
+      for (const auto& [job, count, logits, end] : ahead_) {
+        EXPECT_TRUE(tokens.emplace(job->id, count).second) << "two parts of job " << job->id;
+        EXPECT_GT(count, 0);
+        sum += count;
+      }
+      EXPECT_LE(sum, scheduler.limits().step_tokens);
+      EXPECT_TRUE(!ahead_.empty() || scheduler.idle());
     }
-    EXPECT_LE(sum, scheduler.limits().step_tokens);
-    EXPECT_TRUE(!parts.empty() || scheduler.idle());
-    scheduler.commit(parts);
-    std::vector<uint64_t> ended;
-    for (const auto& [job, count, logits, end] : parts) {
-      if (job->left() > 0) continue;
-      EXPECT_EQ(logits, 1);
-      job->text.push_back(job->text.back() * 31 % 1009 + static_cast<int>(job->id % 7));
-      if (std::ssize(job->text) - job->prompt == job->limit) ended.push_back(job->id);
-    }
-    for (const uint64_t id : ended) {
-      finished[id] = scheduler.find(id)->text;
-      scheduler.remove(id, true);
-    }
+    const auto parts = std::move(ahead_);
+    ahead_ = {};
+    if (goes_ahead_) ahead_ = launch(scheduler.plan_ahead(parts));
+    if (!ahead_.empty()) ++steps_ahead;
+    for (const Scheduler::Part& part : parts)
+      if (part.job != nullptr && part.end == std::ssize(part.job->text)) tell(part);
     cache_.check_integrity(scheduler.holds());
     return tokens;
   }
+  /// Ends what is on its way, so that jobs can come and go.
+  void settle() {
+    const bool goes_ahead = std::exchange(goes_ahead_, false);
+    if (!ahead_.empty()) step();
+    goes_ahead_ = goes_ahead;
+  }
 
+  int64_t steps_ahead = 0;
   std::map<uint64_t, std::vector<int>> finished;
 
  private:
+  using Parts = std::vector<Scheduler::Part>;
+
+  Parts launch(Parts parts) {
+    for (const auto& [job, count, logits, end] : parts) {
+      EXPECT_EQ(end, job->hold->length() + count);
+      EXPECT_TRUE(job->hold->grow(count)) << "no room was made";
+      job->hold->advance(count);
+    }
+    scheduler.commit(parts);
+    return parts;
+  }
+
+  void tell(const Scheduler::Part& part) {
+    Job& job = *part.job;
+    EXPECT_EQ(part.logits, 1);
+    const int token = next_token(job.text, job.id);
+    const bool over = stops(token);
+    if (!over || job.hold->length() > std::ssize(job.text)) job.text.push_back(token);
+    if (!over && std::ssize(job.text) - job.prompt < job.limit) return;
+    finished[job.id] = job.text;
+    if (over && finished[job.id].back() == token) finished[job.id].pop_back();
+    for (Scheduler::Part& ahead : ahead_)
+      if (ahead.job == &job) ahead.job = nullptr;
+    scheduler.remove(job.id, true);
+  }
+
   Cache& cache_;
+  bool goes_ahead_;
+  Parts ahead_;
 
  public:
   Scheduler scheduler;
@@ -166,11 +199,11 @@ TEST(Scheduler, ASiblingWaitsForThePromptAndHasIt) {
 }
 
 TEST(Scheduler, RandomLoadsEndAsTheyWouldAlone) {
-  for (const bool hybrid : {true, false}) {
+  for (const auto& [hybrid, ahead] : {std::pair{true, false}, {false, false}, {true, true}}) {
     std::mt19937 random(3);
     const auto below = [&](uint32_t n) { return static_cast<int>(random() % n); };
     Cache cache = make_cache(600, hybrid);
-    Driver d(cache, {.sequences = kSequences, .step_tokens = 40});
+    Driver d(cache, {.sequences = kSequences, .step_tokens = 40}, ahead);
     std::map<uint64_t, std::pair<std::vector<int>, int64_t>> asked;
     uint64_t id = 0;
     for (int step = 0; step < 3000; ++step) {
@@ -179,13 +212,17 @@ TEST(Scheduler, RandomLoadsEndAsTheyWouldAlone) {
         if (below(2) == 0) prompt.push_back(below(1000));
         const int64_t limit = 1 + below(200);
         if (d.scheduler.fits(std::ssize(prompt) + limit)) {
+          d.settle();
           ++id;
           asked[id] = {prompt, limit};
           const auto sibling = below(10) == 0 && id > 1 ? id - 1 : 0;
           d.add(id, prompt, limit, std::string(1, static_cast<char>('a' + below(3))), sibling);
         }
       }
-      if (const auto ids = d.scheduler.ids(); below(50) == 0 && !ids.empty()) {
+      if (below(50) == 0) {
+        d.settle();
+        const auto ids = d.scheduler.ids();
+        if (ids.empty()) continue;
         const uint64_t gone = ids[static_cast<size_t>(below(static_cast<uint32_t>(ids.size())))];
         d.scheduler.remove(gone, below(2) == 0);
         asked.erase(gone);
@@ -198,10 +235,14 @@ TEST(Scheduler, RandomLoadsEndAsTheyWouldAlone) {
       ASSERT_LT(step, 100'000) << "nobody makes progress";
     }
     ASSERT_GT(d.scheduler.preemptions(), 10);
+    ASSERT_EQ(d.steps_ahead > 100, ahead) << d.steps_ahead;
     for (const auto& [one, question] : asked) {
       std::vector<int> want = question.first;
-      for (int64_t i = 0; i < question.second; ++i)
-        want.push_back(want.back() * 31 % 1009 + static_cast<int>(one % 7));
+      for (int64_t i = 0; i < question.second; ++i) {
+        const int token = next_token(want, one);
+        if (stops(token)) break;
+        want.push_back(token);
+      }
       ASSERT_EQ(d.finished[one], want) << "job " << one;
     }
   }
