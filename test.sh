@@ -91,7 +91,7 @@ format() {
 
 # Cases of true size, the scalar baseline, large ones of emulated CUDA kernels: minutes under a sanitizer, and the same lines as
 # their small siblings.
-large='long_|released|rounded128|CudaModel|CudaMemory.Of(Texts|Strangers|TheFirst)|MatmulRowsCuda|OnCudaLists|IsTheProductOfTheRoundedActivations|cpu_baseline'
+large='long_|released|rounded128|CudaModel|CudaAhead.(Every|AConv|One)|CudaMemory.Of(Texts|Strangers|TheFirst)|MatmulRowsCuda|OnCudaLists|IsTheProductOfTheRoundedActivations|cpu_baseline'
 
 if [[ $all == yes ]]; then
   step format format

@@ -9,6 +9,15 @@
 #include "base/error.h"
 #include "base/random.h"
 
+// Of many fibers that wait, the address sanitizer takes frames for dead that it keeps to find uses
+// after a return.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+extern "C" const char* __asan_default_options();
+extern "C" const char* __asan_default_options() { return "detect_stack_use_after_return=0"; }
+#endif
+#endif
+
 namespace sala::cuda::emulation {
 
 Place place;
