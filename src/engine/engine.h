@@ -59,7 +59,7 @@ class Engine {
   /// tokens are in the vocabulary. `after` of the second and later ones: 1 stands for the first
   /// one's id. Throws Error that names a parameter of sampling or a stop string which is not valid.
   std::vector<Submitted> submit(std::vector<Request> requests);
-  /// Ends a request within a step; its last event says so. Nothing for one that is over.
+  /// Ends a request within two steps; its last event says so. Nothing for one that is over.
   void cancel(uint64_t id);
 
   /// Has `work` done between two steps, on the engine's thread, and waits for it. Rethrows what it
