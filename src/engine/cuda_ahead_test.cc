@@ -19,15 +19,6 @@ class CudaAhead : public ::testing::Test {
  protected:
   static constexpr int kSequences = 4;
 
-  CudaAhead() {
-    GgufVocab vocab;
-    vocab.model = "llama";
-    for (int i = 0; i < config_.vocab; ++i)
-      vocab.tokens.push_back(std::string(1, static_cast<char>('0' + i)));
-    vocab.scores.assign(vocab.tokens.size(), 0.0f);
-    tokenizer_ = Tokenizer::from_gguf(vocab, "letters");
-  }
-
   static RunOptions options() {
     RunOptions o;
     o.compute = ComputeMode::f32;
@@ -83,7 +74,7 @@ class CudaAhead : public ::testing::Test {
   const std::unique_ptr<Device> device_ = open_cuda();
   const std::unique_ptr<Model> model_ =
       testing::random_model(config_, StoredType::f32, device_.get());
-  std::unique_ptr<Tokenizer> tokenizer_;
+  const std::unique_ptr<Tokenizer> tokenizer_ = testing::letters(config_.vocab);
 };
 
 TEST_F(CudaAhead, EveryReplyIsWhatItIsAlone) {

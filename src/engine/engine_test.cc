@@ -69,12 +69,7 @@ class EngineTest : public ::testing::TestWithParam<Case> {
   EngineTest() : config_(testing::tiny_sala()) {
     model_ = testing::random_model(config_, GetParam().weights);
     device_ = open_device(options(1000));
-    GgufVocab vocab;
-    vocab.model = "llama";
-    for (int i = 0; i < config_.vocab; ++i)
-      vocab.tokens.push_back(std::string(1, static_cast<char>('0' + i)));
-    vocab.scores.assign(vocab.tokens.size(), 0.0f);
-    tokenizer_ = Tokenizer::from_gguf(vocab, "letters");
+    tokenizer_ = testing::letters(config_.vocab);
   }
 
   static RunOptions options(int64_t context) {

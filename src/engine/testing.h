@@ -9,6 +9,7 @@
 
 #include "model/model.h"
 #include "ops/math.h"
+#include "text/tokenizer.h"
 
 namespace sala::testing {
 
@@ -41,6 +42,16 @@ inline ModelConfig tiny_sala() {
   c.logit_divisor = 8.0f;
   c.eos = {2};
   return c;
+}
+
+/// A tokenizer of `vocab` tokens, a character each from "0" on.
+inline std::unique_ptr<Tokenizer> letters(int64_t vocab) {
+  GgufVocab letters;
+  letters.model = "llama";
+  for (int64_t i = 0; i < vocab; ++i)
+    letters.tokens.push_back(std::string(1, static_cast<char>('0' + i)));
+  letters.scores.assign(letters.tokens.size(), 0.0f);
+  return Tokenizer::from_gguf(letters, "letters");
 }
 
 /// Random weights for `config`, in memory, as the files of its family name them.

@@ -20,6 +20,9 @@ decltype(sala::attention) attention;
 decltype(sala::lightning) lightning;
 decltype(sala::sample) sample;
 
+/// Row t of embed(), for every backend on the host's memory.
+void embed_row(In ids, In drawn, const Weight& table, float scale, Out h, int64_t t);
+
 /// The scores B[b] of block_select for token t of sequence b and kv head g, for the blocks up to
 /// the token's own; forced blocks have the score of any other.
 std::vector<double> block_scores(const Sequences& sequences, In q, const KvPages& pages,

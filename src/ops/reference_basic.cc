@@ -21,18 +21,20 @@ double inverse_rms(const float* x, int64_t n, float eps) {
 
 }  // namespace
 
+void embed_row(In ids, In drawn, const Weight& table, float scale, Out h, int64_t t) {
+  const int id =
+      embedded_row(ids.as<int32_t>(), static_cast<const int32_t*>(drawn.data), drawn.dim[0], t);
+  SALA_CHECK(id >= kNoToken && id < table.rows, "token {} is {} of {}", t, id, table.rows);
+  const std::span<float> out(h.row<float>(t), static_cast<size_t>(table.cols));
+  if (id == kNoToken)
+    std::ranges::fill(out, 0.0f);
+  else
+    unpack_row(table, 0, id, out);
+  for (float& x : out) x *= scale;
+}
+
 void embed(Device&, In ids, In drawn, const Weight& table, float scale, Out h) {
-  for (int64_t t = 0; t < h.dim[0]; ++t) {
-    const int id =
-        embedded_row(ids.as<int32_t>(), static_cast<const int32_t*>(drawn.data), drawn.dim[0], t);
-    SALA_CHECK(id >= kNoToken && id < table.rows, "token {} is {} of {}", t, id, table.rows);
-    const std::span<float> out(h.row<float>(t), static_cast<size_t>(table.cols));
-    if (id == kNoToken)
-      std::ranges::fill(out, 0.0f);
-    else
-      unpack_row(table, 0, id, out);
-    for (float& x : out) x *= scale;
-  }
+  for (int64_t t = 0; t < h.dim[0]; ++t) embed_row(ids, drawn, table, scale, h, t);
 }
 
 void residual_norm(Device&, Out h, In a, float scale, In w, float eps, Out x) {
