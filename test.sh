@@ -105,7 +105,7 @@ if [[ $all == yes ]]; then
   if command -v nvcc > /dev/null; then
     rm -rf build/cuda  # a build with nothing to compile would report nothing
     # The kernels, and the file of the engine that opens a GPU.
-    step cuda-build scripts/build.sh cuda sala_cuda src/engine/CMakeFiles/sala_engine.dir/runner.cc.o -- -DSALA_TESTS=OFF -DCMAKE_CUDA_ARCHITECTURES=90-real &&
+    step cuda-build scripts/build.sh cuda sala_cuda src/engine/CMakeFiles/sala_engine.dir/runner.cc.o -- -DSALA_TESTS=OFF -DCMAKE_CUDA_ARCHITECTURES=90a-real &&
       step cuda-spills scripts/cuda_report.py "$results/cuda-build.log"
   else
     skip cuda-build "no nvcc on PATH (scripts/cuda_toolkit.sh gets one)"

@@ -113,13 +113,18 @@ def launch(m, name, blocks, per_sm, chain, memory=0, l2=0, bf16=0, int8=0, share
 
 # ---- matmul --------------------------------------------------------------------------------------------------------
 
+def in_bf16(m, weights):
+    """Whether products are of bf16: on the H200 codes are decoded to it."""
+    return weights == "bf16" or m.mma < 1
+
+
 def convert(m, name, tokens, cols, weights, hot):
     """matmul.cu:bf16_row, int8_group: f32 rows to bf16, or to codes and a pair of f32 for 32 columns. hot: rows lie in
     L2."""
     padded = ceil(tokens, 16) * 16
-    size = 2 if weights == "bf16" else 1 + 8 / 32
+    size = 2 if in_bf16(m, weights) else 1 + 8 / 32
     memory = 0 if hot else tokens * cols * (4 + size)
-    if weights == "bf16":  # a block a row, 256 columns a turn
+    if in_bf16(m, weights):  # a block a row, 256 columns a turn
         chain = ceil(cols // 256, UNROLLED) * L2_LATENCY
         return launch(m, name, padded, 8, chain, memory, instructions=padded * cols / 32 * 10)
     chain = 2 * L2_LATENCY + m.clocks(500)  # largest by shuffles, then the same columns from L1, divided
@@ -133,17 +138,19 @@ def matmul_decode(m, name, tokens, rows, cols, parts, weights, fixes):
     """matmul_decode.cu: a block makes 32 outputs of up to 8 rows of activations, 16 warps one segment of K each, one
     block an SM (more than 64 registers). bf16 activations of up to four rows come as f32 and are rounded here.
     Instructions are those of the machine code, of a panel and 32 columns."""
-    rounds = rounded(tokens, weights)
+    rounds = rounded(m, tokens, weights)
     units = ceil(rows, PANEL)
     panel = PANEL * cols * BITS[weights] / 8
-    size = 2 if weights == "bf16" else 1 + 8 / 32
+    size = 2 if in_bf16(m, weights) else 1 + 8 / 32
     activations = tokens * cols * 4 if rounds else 8 * cols * size  # of a block; the second part finds them in L1
     if weights == "bf16":                    # sum_bf16: 64 columns a turn, loads then products, nothing across turns
         turn = MEMORY_LATENCY + m.clocks(300 if rounds else 250)
         chain = parts * ceil(cols // 16, 64) * turn
         each = (71 if rounds else 60) + 10 * (parts - 1)
-    else:                                    # sum_codes: 4 groups of 32 columns a turn
+    else:                                    # sum_codes, sum_decoded: 128 columns a turn
         each = 82 + 7 * (parts - 1)
+        if in_bf16(m, weights):
+            each = {"w4": 125 if rounds else 115, "w8": 143 if rounds else 132}[weights]
         turn = MEMORY_LATENCY + m.clocks(4 * each * 1.3)
         chain = parts * ceil(cols // 16, 128) * turn
     chain += L2_LATENCY + m.clocks(1000)     # the first address; keep, barrier, finish
@@ -152,8 +159,8 @@ def matmul_decode(m, name, tokens, rows, cols, parts, weights, fixes):
     last = units % m.sms / units             # blocks of the last wave stream alone
     tail = max(0.0, chain - last * weight_bytes / m.bandwidth) if 0 < last and units > m.sms else 0
     return launch(m, name, units, 1, chain, weight_bytes + tokens * rows * 4, weight_bytes + units * activations,
-                  must=weight_bytes, flops=products, bf16=done if weights == "bf16" else 0,
-                  int8=0 if weights == "bf16" else done, instructions=units * parts * cols / 32 * each,
+                  must=weight_bytes, flops=products, bf16=done if in_bf16(m, weights) else 0,
+                  int8=0 if in_bf16(m, weights) else done, instructions=units * parts * cols / 32 * each,
                   peak=m.bf16 if weights == "bf16" else m.int8, counts=True, tail=tail, early=PREFETCHED)
 
 
@@ -169,10 +176,13 @@ def matmul_batch(m, name, tokens, rows, cols, parts, weights, fixes):
     each = {"bf16": (190, 188), "w8": (279, 255), "w4": (243, 218)}[weights][wide == 4]
     if tokens <= 16:                                     # the second half of the rows is not multiplied
         each = {"bf16": (141, 137), "w8": (193, 169), "w4": (172, 142)}[weights][wide == 4]
-    if weights != "bf16" and "batch codes as bf16" in fixes:  # decoded in registers, once for all rows: 55; 32 mma, 23
-        each = 110
+    decoded = weights != "bf16" and in_bf16(m, weights)
+    if decoded:
+        each = {"w8": (270, 258), "w4": (210, 178)}[weights][wide == 4]
+        if tokens <= 16:
+            each = {"w8": (250, 240), "w4": (195, 165)}[weights][wide == 4]
     panel = PANEL * cols * BITS[weights] / 8
-    size = 2 if weights == "bf16" else 1 + 8 / 32
+    size = 2 if in_bf16(m, weights) else 1 + 8 / 32
     padded = ceil(tokens, 16) * 16
     rounds = 16 // slices                                # segments of a slice; their exchange
     instructions = panels * cols / 32 * each + blocks * 8 * rounds * (125 if halves == 1 else 90)
@@ -182,7 +192,7 @@ def matmul_batch(m, name, tokens, rows, cols, parts, weights, fixes):
     stage = slices * (wide * panel / cols + 32 * size) * columns
     shared = panels * cols / 32 * (weight_reads * halves + row_reads) + blocks * cols / columns / slices * stage / 128
     sums = 8 // halves * 32 * 36 * 4
-    stages = min(8, int(((99 << 10) - sums) // stage))
+    stages = min(8, int((((227 if decoded else 99) << 10) - sums) // stage))
     most = 2 if weights == "bf16" else 1                 # 94 to 106 registers; 128 to 159
     per_sm = max(1, min(most, int(m.shared // (sums + stages * stage + 1024))))
     # A chunk: barrier, copies, loads and products one behind the other; or the bytes of the stages are not there yet.
@@ -191,12 +201,11 @@ def matmul_batch(m, name, tokens, rows, cols, parts, weights, fixes):
     chain += cols / columns / slices * max(turn, MEMORY_LATENCY / (stages - 1))
     weight_bytes = panels * panel
     products, done = 2 * tokens * cols * rows * parts, 2 * 32 * cols * rows * parts
-    in_bf16 = weights == "bf16" or "batch codes as bf16" in fixes
     sharing = 4 if "clusters" in fixes and m.mma < 1 and wide == 1 else 1  # blocks that read activations once
     return launch(m, name, blocks, per_sm, chain, weight_bytes + tokens * rows * 4,
                   weight_bytes + blocks * padded * cols * size / sharing, must=weight_bytes, flops=products,
-                  bf16=done if in_bf16 else 0, int8=0 if in_bf16 else done, shared=shared, instructions=instructions,
-                  peak=m.bf16 if weights == "bf16" else m.int8, counts=True, early=PREFETCHED)
+                  bf16=done if in_bf16(m, weights) else 0, int8=0 if in_bf16(m, weights) else done, shared=shared,
+                  instructions=instructions, peak=m.bf16 if weights == "bf16" else m.int8, counts=True, early=PREFETCHED)
 
 
 def matmul_prefill(m, name, tokens, rows, cols, parts, weights, fixes):
@@ -213,14 +222,11 @@ def matmul_prefill(m, name, tokens, rows, cols, parts, weights, fixes):
     traffic = blocks * (128 * cols * size + 4 * panel)
     products = 2 * tokens * cols * rows * parts
     steps = blocks * cols / 32               # of 32 columns of a block
-    wgmma = "wgmma" in fixes and m.mma < 1
-    if weights == "bf16" or ("codes as bf16" in fixes and m.mma < 1):
+    if weights == "bf16":
         # multiply_bf16: 12 loads of 512 bytes a warp for 32 mma: 384 clocks of shared memory for 8 warps, and 128 to
         # write a stage.
-        shared = 0 if wgmma else steps * 512
-        return launch(m, name, blocks, 1, 0, memory, traffic / 2 if wgmma else traffic,
-                      bf16=products * (m.mma if wgmma else 1), shared=shared, must=weight_bytes, flops=products,
-                      peak=m.bf16 if weights == "bf16" else m.int8, counts=True)
+        return launch(m, name, blocks, 1, 0, memory, traffic, bf16=products, shared=steps * 512, must=weight_bytes,
+                      flops=products, counts=True)
     # multiply_codes, a group of 32 columns a warp: 16 mma, add_group 16 x 16 (convert, multiply, two FMAs, four times),
     # 80 to load codes, scales and activations and to split nibbles; two warps a scheduler.
     each = 352 if weights == "w4" else 340
@@ -228,17 +234,40 @@ def matmul_prefill(m, name, tokens, rows, cols, parts, weights, fixes):
                   must=weight_bytes, flops=products, peak=m.int8, counts=True)
 
 
-def rounded(tokens, weights):
+def matmul_warpgroup(m, name, tokens, rows, cols, parts, weights, fixes):
+    """matmul_warpgroup.cu: 192 rows and 4 panels a block of 12 warps, one block an SM (168 registers, 204,880 bytes)."""
+    row_tiles, out_tiles = ceil(tokens, 192), ceil(ceil(rows, PANEL) * parts, 4)
+    blocks = row_tiles * out_tiles
+    panel = PANEL * cols * BITS[weights] / 8
+    weight_bytes = ceil(rows, PANEL) * parts * panel
+    bands = ceil(row_tiles, 16)
+    again = 1 if min(tokens, 16 * 192) * cols * 2 < 0.6 * m.l2_size else max(1, blocks / bands / m.sms)
+    memory = weight_bytes * bands + tokens * cols * 2 * again + tokens * rows * 4
+    traffic = blocks * (192 * cols * (1 if "pairs" in fixes else 2) + 4 * panel)
+    products = 2 * tokens * cols * rows * parts
+    # Of 32 columns: each of two warpgroups reads 192 rows and two panels, and a stage is written, 128 bytes a clock.
+    shared = blocks * cols / 32 * (3 * 192 * 64 + 2 * 4 * PANEL * 4 * BITS[weights]) / 128
+    # A product of 192 rows in a block of 128 where few tiles leave SMs idle costs what a full one does (`uneven`).
+    full = products * row_tiles * 192 / tokens
+    each = {"bf16": 90, "w8": 150, "w4": 140}[weights]  # of a warp and 32 columns, with its share of what copies take
+    instructions = blocks * cols / 32 * 8 * each
+    return launch(m, name, blocks, 1, 0, memory, traffic, bf16=full * m.mma, shared=shared, instructions=instructions,
+                  must=weight_bytes, flops=products, peak=m.bf16 if weights == "bf16" else m.int8, counts=True)
+
+
+def rounded(m, tokens, weights):
     """matmul.cu: Product::rounds."""
-    return weights == "bf16" and tokens <= 4
+    return in_bf16(m, weights) and tokens <= 4
 
 
 def matmul(m, name, tokens, rows, cols, parts, weights, fixes):
     """matmul.cu:matmul: convert but where activations are rounded on their way, then a kernel for at most 8 rows, at
-    most 32, or more."""
+    most 32, or more; on the H200 another for more than 128 of bf16 or 32 of codes."""
     product = matmul_decode if tokens <= 8 else matmul_batch if tokens <= 32 else matmul_prefill
+    if m.mma < 1 and tokens > (128 if weights == "bf16" else 32):
+        product = matmul_warpgroup
     one = product(m, name, tokens, rows, cols, parts, weights, fixes)
-    if "fuse" in fixes or rounded(tokens, weights):
+    if "fuse" in fixes or rounded(m, tokens, weights):
         return [one]
     return [convert(m, "convert", tokens, cols, weights, tokens <= 32), one]
 
@@ -699,8 +728,8 @@ def both_table(m, length):
     names = {name: sum(one[name][2] for one in found if name in one) for one in found for name in one}
     lines = []
     for name in sorted(names, key=lambda name: -names[name]):
-        few, many = next(one[name] for one in found[::2] if name in one), found[1][name]
-        line = [name, f"{few[0]:.0f}", f"{few[1]:,}, {many[1]:,}" if many[1] else "copy"]
+        few, many = found[0].get(name), found[1][name]  # convert is of batches alone
+        line = [name, f"{many[0]:.0f}", f"{few[1]:,}, {many[1]:,}" if few and many[1] else f"{many[1]:,}" if many[1] else "copy"]
         for one in found:
             if name not in one:
                 line.append("")
@@ -718,10 +747,7 @@ def both_table(m, length):
 
 
 FIXES = [
-    ("bf16_prefill by wgmma and TMA (H200): 85 % of the peak, half the traffic of L2", ("wgmma",)),
-    ("int8_prefill on the H200: codes to bf16 once a block, products in bf16", ("codes as bf16",)),
-    ("both: codes to bf16, products by wgmma", ("wgmma", "codes as bf16")),
-    ("matmul_batch, w8 and w4: codes to bf16 in registers, products in bf16", ("batch codes as bf16",)),
+    ("matmul_warpgroup: pairs of blocks multicast activations (H200)", ("pairs",)),
     ("matmul_batch: clusters of four multicast activations (H200, matrices of fewer than 384 panels)", ("clusters",)),
     ("selection in prompts: exp2 without its test for tiny results, scores scaled with q", ("exponentials",)),
     ("mix_few: keys copied as they lie, 16 bytes a thread", ("keys",)),

@@ -96,6 +96,7 @@ CudaDevice::CudaDevice(int ordinal) : Device(name_of_gpu(ordinal), cuda_ops()), 
   int major = 0;
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal));
   launches_early_ = major >= 9 && kernels_wait();
+  warpgroups_ = major == 9 && kernels_have_warpgroups();
   for (cudaEvent_t& mark : marks_) check(cudaEventCreateWithFlags(&mark, cudaEventDisableTiming));
   for (Staging& staging : staging_) {
     void* data = nullptr;

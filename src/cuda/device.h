@@ -26,6 +26,8 @@ void check(cudaError_t status);
 /// Whether the kernels' code for this GPU waits for earlier ones (platform.h): that for another
 /// one, compiled again by the driver, may not.
 bool kernels_wait();
+/// Whether there is code of compute capability 9.0 for this GPU with products of warpgroups.
+bool kernels_have_warpgroups();
 #endif
 
 /// One NVIDIA GPU, or its emulation on the host: ops and copies run one after the other, in the
@@ -36,6 +38,7 @@ class CudaDevice final : public Device {
   explicit CudaDevice(int ordinal);
   ~CudaDevice() override;
   bool native_bf16() const override { return true; }
+  bool decodes_to_bf16() const override { return warpgroups_; }
   int64_t scratch_bytes() const override;
 
   bool of_host() const override { return false; }
@@ -59,6 +62,8 @@ class CudaDevice final : public Device {
   /// `lane` tells independent buffers of one op apart. Grows to the largest request and then
   /// allocates no more.
   std::byte* scratch(int lane, int64_t bytes);
+  /// Whether the GPU has the instructions of warpgroup.h, and the kernels are compiled for them.
+  bool multiplies_by_warpgroups() const { return warpgroups_; }
 
 #ifdef SALA_CUDA_EMULATION
   /// What a GPU would be told to do, done when the host waits for it, with the device's memory
@@ -76,6 +81,7 @@ class CudaDevice final : public Device {
 
  private:
   static constexpr int kMarks = 2;
+  bool warpgroups_ = false;
   int64_t marked_ = 0;
 #ifdef SALA_CUDA_EMULATION
   struct Asked {
@@ -128,7 +134,7 @@ Ops cuda_ops();
 namespace sala {
 
 /// GPU number `ordinal`. Throws Error where there is none, or one that this program has no kernels
-/// for.
+/// for. Of emulated ones number 0 has what any GPU has, the others not what only some have.
 std::unique_ptr<Device> open_cuda(int ordinal = 0);
 
 }  // namespace sala

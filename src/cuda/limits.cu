@@ -3,6 +3,7 @@
 
 #include "cuda/mma.h"
 #include "cuda/platform.h"
+#include "cuda/warpgroup.h"
 
 namespace sala::cuda {
 namespace {
@@ -54,6 +55,34 @@ __global__ void multiply_tiles(int count, uint32_t* sink) {
   if (sum == -1.0f) *sink = 1;
 }
 
+/// What a warpgroup multiplies.
+struct WideRows {
+  uint32_t at[kWideRows][32];
+};
+
+__global__ void multiply_wide_tiles(int count, uint32_t* sink) {
+#ifdef SALA_WARPGROUPS
+  wait_for_earlier();
+  auto& rows = shared<WideRows>();
+  for (int i = static_cast<int>(threadIdx.x); i < kWideRows * 32; i += kThreads)
+    rows.at[i / 32][i % 32] = pack_bf16(0.01f * static_cast<float>(i % 61), 1.0f);
+  show_to_products();
+  __syncthreads();
+  const SwizzledRows columns(&rows);
+  const uint32_t a[4] = {pack_bf16(0.3f, static_cast<float>(threadIdx.x)), 1, 2, 3};
+  WideSums sums = {};
+  for (int i = 0; i < count; ++i) {
+    begin_products();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) multiply_wide(sums, a, columns.columns(step), true);
+    wait_products();
+  }
+  float sum = 0;
+  for (const float x : sums) sum += x;
+  if (sum == -1.0f) *sink = 1;
+#endif
+}
+
 }  // namespace
 
 bool kernels_wait() {
@@ -91,14 +120,21 @@ Limits CudaDevice::limits() {
   constexpr int kCount = 4096;
   const double threads = static_cast<double>(grid.x) * kThreads;
   const double tiles = threads / kWarpThreads * kChains * kCount;
+  // Products of 64 x 192 x 16.
+  const auto multiply_bf16 = [&] {
+    if (warpgroups_)
+      launch(*this, grid, kThreads, sizeof(WideRows), multiply_wide_tiles, kCount / 16, sink);
+    else
+      launch(*this, grid, kThreads, 0, multiply_tiles<false>, kCount, sink);
+  };
+  const double wide = threads / kWarpgroup * (64 * kWideRows * 16) * 4 * (kCount / 16);
   const Limits limits = {
       .read =
           rate(static_cast<double>(bytes),
                [&] { launch(*this, grid, kThreads, 0, read_words, data.get(), bytes / 16, sink); }),
       .f32 = rate(2.0 * threads * kChains * kCount,
                   [&] { launch(*this, grid, kThreads, 0, multiply_floats, kCount, sink); }),
-      .bf16 = rate(2.0 * 16 * 8 * 16 * tiles,
-                   [&] { launch(*this, grid, kThreads, 0, multiply_tiles<false>, kCount, sink); }),
+      .bf16 = rate(2.0 * (warpgroups_ ? wide : 16 * 8 * 16 * tiles), multiply_bf16),
       .int8 = rate(2.0 * 16 * 8 * 32 * tiles,
                    [&] { launch(*this, grid, kThreads, 0, multiply_tiles<true>, kCount, sink); })};
   cudaEventDestroy(begin);

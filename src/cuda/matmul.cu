@@ -35,11 +35,14 @@ __global__ void f32_row(Rows rows, float* out) {
   }
 }
 
+/// A block rounds one row to bf16, its columns as they come or for products of warpgroups.
+template <bool kWarpgroups>
 __global__ void bf16_row(Rows rows, uint16_t* out) {
   wait_for_earlier();
   const int64_t t = blockIdx.x;
   for (int64_t k = threadIdx.x; k < rows.out_stride; k += kThreads)
-    out[t * rows.out_stride + k] = f32_to_bf16(value_at(rows, t, k));
+    out[t * rows.out_stride + k] =
+        f32_to_bf16(value_at(rows, t, kWarpgroups ? warpgroup_column(k) : k));
 }
 
 /// A warp rounds one group of one row to codes: a lane has every 32nd column. `values` takes scale
@@ -91,15 +94,17 @@ __global__ void int8_group(Rows rows, int64_t groups, float* values, int8_t* cod
 bool in_codes(WeightType type, Compute compute) {
   return compute == Compute::int8 && quantised(type);
 }
-bool in_bf16(WeightType type, Compute compute) {
-  return compute == Compute::bf16 && type == WeightType::bf16;
+/// Whether weights are multiplied as bf16, codes decoded to it.
+bool in_bf16(Device& device, WeightType type, Compute compute) {
+  return compute == Compute::bf16 &&
+         (type == WeightType::bf16 || (quantised(type) && self(device).multiplies_by_warpgroups()));
 }
 
 void convert(Device& device, In x, WeightType type, Compute compute, Product& p) {
   const bool codes = in_codes(type, compute);
   p.padded_tokens = round_up(p.tokens, kRowUnit);
   p.x_stride = round_up(p.cols, codes ? kCodeChunk : kValueChunk);
-  const int64_t size = codes ? 1 : in_bf16(type, compute) ? 2 : 4;
+  const int64_t size = codes ? 1 : in_bf16(device, type, compute) ? 2 : 4;
   std::byte* out = self(device).scratch(0, p.padded_tokens * p.x_stride * size);
   p.x = out;
   const Rows rows{.x = x.as<float>(),
@@ -114,8 +119,9 @@ void convert(Device& device, In x, WeightType type, Compute compute, Product& p)
   auto* values = reinterpret_cast<float*>(out);
   if (compute == Compute::f32) {
     launch(device, grid, kThreads, 0, f32_row<false>, rows, values);
-  } else if (in_bf16(type, compute)) {
-    launch(device, grid, kThreads, 0, bf16_row, rows, reinterpret_cast<uint16_t*>(out));
+  } else if (in_bf16(device, type, compute)) {
+    launch(device, grid, kThreads, 0, p.warpgroups ? bf16_row<true> : bf16_row<false>, rows,
+           reinterpret_cast<uint16_t*>(out));
   } else if (compute == Compute::bf16) {
     launch(device, grid, kThreads, 0, f32_row<true>, rows, values);
   } else {
@@ -144,24 +150,29 @@ void matmul(Device& device, In x, const Weight& w, Epilogue epilogue, Compute co
             .rows = w.rows,
             .cols = w.cols,
             .paired = w.paired,
-            .segment = segment_columns(w.cols, codes ? kCodeChunk : kValueChunk),
+            .segment = segment_columns(w.cols, quantised(w.type) ? kCodeChunk : kValueChunk),
             .tokens = x.dim[0],
             .y = y.as<float>(),
             .y_stride = y.stride[0]};
-  // Codes need the largest of a group, which every block would have to look for again.
-  p.rounds =
-      in_bf16(w.type, compute) && p.tokens <= kRoundedRows && p.cols % 8 == 0 && rows_aligned(x);
+  const bool bf16 = in_bf16(device, w.type, compute);
+  const bool few = p.tokens <= kDecodeRows, batch = p.tokens <= kBatchRows;
+  // Codes of activations need the largest of a group, which every block would have to look for.
+  p.rounds = bf16 && p.tokens <= kRoundedRows && p.cols % 8 == 0 && rows_aligned(x);
+  p.warpgroups = bf16 && self(device).multiplies_by_warpgroups() &&
+                 p.tokens > (quantised(w.type) ? kBatchRows : kTiledRows);
   if (p.rounds) {
     p.x = reinterpret_cast<const std::byte*>(x.as<float>());
     p.x_stride = x.stride[0];
   } else {
     convert(device, x, w.type, compute, p);
   }
-  const bool few = p.tokens <= kDecodeRows, batch = p.tokens <= kBatchRows;
   if (codes)
     (few ? matmul_decode_int8 : batch ? matmul_batch_int8 : matmul_prefill_int8)(device, w.type, p);
-  else if (in_bf16(w.type, compute))
-    (few ? matmul_decode_bf16 : batch ? matmul_batch_bf16 : matmul_prefill_bf16)(device, p);
+  else if (bf16)
+    (few            ? matmul_decode_bf16
+     : batch        ? matmul_batch_bf16
+     : p.warpgroups ? matmul_warpgroup_bf16
+                    : matmul_prefill_bf16)(device, w.type, p);
   else
     matmul_fma(device, w.type, p);
 }

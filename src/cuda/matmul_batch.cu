@@ -1,5 +1,6 @@
 #include "cuda/matmul_kernels.h"
 #include "cuda/pipeline_device.h"
+#include "cuda/warpgroup.h"
 #include "cuda/weights_device.h"
 
 // matmul for the rows of activations of a batch: still bound by the reading of the weights, which
@@ -15,10 +16,11 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarpThreads;
 constexpr int kRows = static_cast<int>(kBatchRows);
-constexpr int kPitch = kPanel + 4;        // the stores of a warp fall into different banks
-constexpr size_t kMostShared = 99 << 10;  // of a block, on GPUs that have little
-constexpr int kMostStages = 8;            // more bytes under way than memory needs
-constexpr int64_t kManyPanels = 4 * 96;   // fewer would leave much of a GPU idle by fours
+constexpr int kPitch = kPanel + 4;          // the stores of a warp fall into different banks
+constexpr size_t kLittleShared = 99 << 10;  // of a block, on GPUs that have little
+constexpr size_t kMuchShared = 227 << 10;   // on those with warpgroups
+constexpr int kMostStages = 8;              // more bytes under way than memory needs
+constexpr int64_t kManyPanels = 4 * 96;     // fewer would leave much of a GPU idle by fours
 
 /// Tiles of 8 rows of a warp, and their sums.
 template <class Kind>
@@ -63,6 +65,7 @@ __device__ inline Piece row_piece(const Product& p, int first_column, int i) {
 /// bf16 weights times bf16 activations, in chunks of 32 columns.
 template <int kBlockPanels>
 struct Values {
+  static constexpr size_t kMostShared = kLittleShared;
   static constexpr int kPanels = kBlockPanels, kHalves = 2;
   static constexpr int kColumns = 32;
   static constexpr int kSuperChunks = 1;
@@ -118,6 +121,7 @@ template <WeightType kType, int kBlockPanels>
 struct Codes {
   using L = Layout<kType>;
   using S = Steps<kType>;
+  static constexpr size_t kMostShared = kLittleShared;
   static constexpr int kPanels = kBlockPanels;
   // What a group costs beside its sums is the same for 32 rows as for 16; where groups are long it
   // counts less, and twice the slices would leave no room for stages.
@@ -212,6 +216,60 @@ struct Codes {
   }
 };
 
+/// Codes of weights, decoded to bf16, times bf16 activations, in the chunks of Codes.
+template <WeightType kType, int kBlockPanels>
+struct Decoded {
+  using D = Decoding<kType>;
+  using Raw = Codes<kType, kBlockPanels>;
+  static constexpr size_t kMostShared = kMuchShared;
+  static constexpr int kPanels = kBlockPanels, kHalves = Raw::kHalves;
+  static constexpr int kColumns = Raw::kColumns, kSuperChunks = Raw::kSuperChunks;
+  static constexpr int kRowPieces = kColumns / 8;
+
+  using Weights = typename Raw::Weights;
+  struct Activations {
+    Words4 at[kRows][kRowPieces];
+  };
+
+  __device__ static Piece weights(const Product& p, const std::byte* panel, int first_column,
+                                  int i) {
+    return Raw::weights(p, panel, first_column, i);
+  }
+  __device__ static Piece activations(const Product& p, int first_column, int i) {
+    return row_piece<kColumns, 2>(p, first_column, i);
+  }
+
+  template <int kTiles>
+  __device__ static void multiply(const Weights& w, const Activations& x, int first_row, int lane,
+                                  Sums<Decoded>& sum) {
+    using L = Layout<kType>;
+    const int g = lane / 4, t = lane % 4;
+    const auto* super = reinterpret_cast<const std::byte*>(w.at);
+#pragma unroll
+    for (int part = 0; part < kColumns / 32; ++part) {
+      const int column = 32 * part + 8 * t;
+      const Words4* header = w.at + Raw::kSuperPieces + column / L::kColumns * Raw::kGroupPieces;
+      Words4 raw[D::kWords], a[4];
+#pragma unroll
+      for (int i = 0; i < D::kWords; ++i) {
+        const int line = column % L::kColumns / D::kLineColumns + i;
+        raw[i] = header[Raw::kHeaderPieces + line * kPieces + code_piece(Raw::S::lane_of(line), g)];
+      }
+      decode_rows<kType>(
+          raw, raw_scalings<kType>(super, reinterpret_cast<const std::byte*>(header), 4 * g), a);
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        const int row = first_row + 8 * tile + g;
+        const Words4 b = x.at[row][row_place<kRowPieces>(row, 4 * part + t)];
+#pragma unroll
+        for (int step = 0; step < 2; ++step)
+#pragma unroll
+          for (int j = 0; j < kRowTiles; ++j) add_bf16(sum[tile][j], a, j, step, b);
+      }
+    }
+  }
+};
+
 /// Where a thread is.
 template <class Kind>
 struct Place {
@@ -241,7 +299,8 @@ struct Shared {
     typename Kind::Activations x[kSlices<Kind>];
   };
   using AllSums = float[kSlices<Kind>][Kind::kPanels][kRows][kPitch];
-  static constexpr int kRoom = static_cast<int>((kMostShared - sizeof(AllSums)) / sizeof(Stage));
+  static constexpr int kRoom =
+      static_cast<int>((Kind::kMostShared - sizeof(AllSums)) / sizeof(Stage));
   static constexpr int kStages = kRoom < kMostStages ? kRoom : kMostStages;
   static_assert(kStages >= 2);
   AllSums sums;
@@ -355,7 +414,7 @@ __device__ inline void write(const Product& p, const Place<Kind>& at, const Outp
 }
 
 template <class Kind>
-__global__ void __launch_bounds__(kThreads, 1) batch(Product p) {
+__device__ inline void multiply_batch(const Product& p) {
   using At = Place<Kind>;
   using Stage = typename Shared<Kind>::Stage;
   auto& s = shared<Shared<Kind>>();
@@ -403,9 +462,21 @@ __global__ void __launch_bounds__(kThreads, 1) batch(Product p) {
 }
 
 template <class Kind>
-void run(Device& device, const Product& p) {
+__global__ void __launch_bounds__(kThreads, 1) batch(Product p) {
+  multiply_batch<Kind>(p);
+}
+
+template <class Kind>
+__global__ void __launch_bounds__(kThreads, 1) decoded_batch(Product p) {
+#ifdef SALA_WARPGROUPS  // others multiply codes
+  multiply_batch<Kind>(p);
+#endif
+}
+
+template <class Kind>
+void run(Device& device, const Product& p, void (*kernel)(Product) = batch<Kind>) {
   launch(device, {.x = (p.panel_count + Kind::kPanels - 1) / Kind::kPanels}, kThreads,
-         sizeof(Shared<Kind>), batch<Kind>, p);
+         sizeof(Shared<Kind>), kernel, p);
 }
 
 /// Whether panels go by fours.
@@ -413,8 +484,15 @@ bool many(const Product& p) { return p.paired || p.panel_count >= kManyPanels; }
 
 }  // namespace
 
-void matmul_batch_bf16(Device& device, const Product& p) {
-  many(p) ? run<Values<4>>(device, p) : run<Values<1>>(device, p);
+void matmul_batch_bf16(Device& device, WeightType type, const Product& p) {
+  if (type == WeightType::bf16)
+    many(p) ? run<Values<4>>(device, p) : run<Values<1>>(device, p);
+  else
+    for_type(type, [&]<WeightType kType>() {
+      if constexpr (quantised(kType))
+        many(p) ? run<Decoded<kType, 4>>(device, p, decoded_batch<Decoded<kType, 4>>)
+                : run<Decoded<kType, 1>>(device, p, decoded_batch<Decoded<kType, 1>>);
+    });
 }
 
 void matmul_batch_int8(Device& device, WeightType type, const Product& p) {

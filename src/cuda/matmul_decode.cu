@@ -1,4 +1,5 @@
 #include "cuda/matmul_kernels.h"
+#include "cuda/warpgroup.h"
 #include "cuda/weights_device.h"
 
 // matmul for at most eight rows of activations: bound by the reading of the weights, which go from
@@ -109,6 +110,57 @@ __global__ void __launch_bounds__(kThreads, 1) bf16_decode(Product p) {
       [](auto&&... all) { sum_bf16<kRounds>(all...); });
 }
 
+/// Codes of weights, decoded to bf16, times bf16 activations or f32 ones rounded on their way:
+/// weights of 128 columns under way a warp, or of 64 where they take more registers.
+template <WeightType kType, bool kRounds>
+__device__ void sum_decoded(const Product& p, int lane, const std::byte* panel,
+                            const Segment& segment, Sums& sum) {
+  using D = Decoding<kType>;
+  using L = Layout<kType>;
+  const int g = lane / 4, t = lane % 4;
+  constexpr int kParts = two_level(kType) && !narrow(kType) ? 2 : 4;
+  const std::byte* x = p.x + (g * p.x_stride + 8 * t) * (kRounds ? 4 : 2);
+  const float* row = g < p.tokens ? reinterpret_cast<const float*>(x) : nullptr;
+
+  for (int64_t k = segment.begin; k < segment.end; k += 32 * kParts) {
+    Words4 raw[kParts][D::kWords] = {};
+    RawScalings scales[kParts] = {};
+    const std::byte* super = panel + L::super_place(k / L::kColumns);
+    const std::byte* first = panel + L::group_place(k / L::kColumns);
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      if (k + 32 * part >= segment.end) continue;
+      const typename D::Place place = D::place(32 * part + 8 * t);
+      scales[part] = raw_scalings<kType>(super, first + place.group, 4 * g);
+#pragma unroll
+      for (int i = 0; i < D::kWords; ++i)
+        raw[part][i] = load_once(first + place.words + i * 4 * kPanel + 16 * g);
+    }
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      if (k + 32 * part >= segment.end) continue;
+      Words4 w[4];
+      decode_rows<kType>(raw[part], scales[part], w);
+      const Words4 b = kRounds ? eight_rounded(row, k + 32 * part, p.cols - 8 * t)
+                               : *reinterpret_cast<const Words4*>(x + (k + 32 * part) * 2);
+#pragma unroll
+      for (int step = 0; step < 2; ++step)
+#pragma unroll
+        for (int j = 0; j < kRowTiles; ++j) add_bf16(sum[j], w, j, step, b);
+    }
+  }
+}
+
+template <WeightType kType, int kParts, bool kRounds>
+__global__ void __launch_bounds__(kThreads, 1) decoded_decode(Product p) {
+#ifdef SALA_WARPGROUPS  // others multiply codes
+  using L = Layout<kType>;
+  decode<kParts>(
+      p, [](int64_t column) { return L::super_place(column / L::kColumns); },
+      [](auto&&... all) { sum_decoded<kType, kRounds>(all...); });
+#endif
+}
+
 /// Groups whose weights a lane holds in registers: as many as take about 48 of them, 2 to 4 KB a
 /// warp.
 template <WeightType kType>
@@ -173,25 +225,31 @@ __global__ void __launch_bounds__(kThreads, 1) int8_decode(Product p) {
       [](auto&&... all) { sum_codes<kType>(all...); });
 }
 
-template <int kParts>
-void run(Device& device, const Product& p, void (*kernel)(Product)) {
-  launch(device, {.x = p.panel_count / kParts}, kThreads, sizeof(Shared<kParts>), kernel, p);
+template <void kOne(Product), void kPaired(Product)>
+void run(Device& device, const Product& p) {
+  if (p.paired)
+    launch(device, {.x = p.panel_count / 2}, kThreads, sizeof(Shared<2>), kPaired, p);
+  else
+    launch(device, {.x = p.panel_count}, kThreads, sizeof(Shared<1>), kOne, p);
 }
 
 }  // namespace
 
-void matmul_decode_bf16(Device& device, const Product& p) {
-  if (p.rounds)
-    p.paired ? run<2>(device, p, bf16_decode<2, true>) : run<1>(device, p, bf16_decode<1, true>);
+void matmul_decode_bf16(Device& device, WeightType type, const Product& p) {
+  if (type == WeightType::bf16)
+    p.rounds ? run<bf16_decode<1, true>, bf16_decode<2, true>>(device, p)
+             : run<bf16_decode<1, false>, bf16_decode<2, false>>(device, p);
   else
-    p.paired ? run<2>(device, p, bf16_decode<2, false>) : run<1>(device, p, bf16_decode<1, false>);
+    for_type(type, [&]<WeightType kType>() {
+      if constexpr (quantised(kType))
+        p.rounds ? run<decoded_decode<kType, 1, true>, decoded_decode<kType, 2, true>>(device, p)
+                 : run<decoded_decode<kType, 1, false>, decoded_decode<kType, 2, false>>(device, p);
+    });
 }
 
 void matmul_decode_int8(Device& device, WeightType type, const Product& p) {
   for_type(type, [&]<WeightType kType>() {
-    if constexpr (quantised(kType))
-      p.paired ? run<2>(device, p, int8_decode<kType, 2>)
-               : run<1>(device, p, int8_decode<kType, 1>);
+    if constexpr (quantised(kType)) run<int8_decode<kType, 1>, int8_decode<kType, 2>>(device, p);
   });
 }
 

@@ -1,5 +1,6 @@
 #include "cuda/matmul_kernels.h"
 #include "cuda/pipeline_device.h"
+#include "cuda/tiles_device.h"
 #include "cuda/weights_device.h"
 
 // matmul for many rows of activations on tensor cores. A block of 8 warps makes the outputs of four
@@ -13,10 +14,9 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kPanels = 4, kRows = 128;     // of a block
 constexpr int kWarpPanels = 2, kTiles = 4;  // of a warp: tiles of 8 rows
-constexpr int kBand = 16;                   // tiles of rows that share weights in L2
 constexpr size_t kMostShared = 99 << 10;
 
-/// Where a thread is. Blocks of a band of rows walk the outputs together.
+/// Where a thread is.
 struct Place {
   explicit __device__ Place(const Product& p) {
     thread = static_cast<int>(threadIdx.x);
@@ -25,13 +25,9 @@ struct Place {
     const int warp = thread / kWarpThreads;
     warp_panel = warp % (kPanels / kWarpPanels) * kWarpPanels;
     warp_row = warp / (kPanels / kWarpPanels) * (8 * kTiles);
-    const int row_tiles = static_cast<int>((p.tokens + kRows - 1) / kRows);
-    const int output_tiles = static_cast<int>((p.panel_count + kPanels - 1) / kPanels);
-    const int block = static_cast<int>(blockIdx.x);
-    const int band = block / (kBand * output_tiles), place = block % (kBand * output_tiles);
-    const int width = row_tiles - band * kBand < kBand ? row_tiles - band * kBand : kBand;
-    first_row = (band * kBand + place % width) * kRows;
-    first_panel = place / width * kPanels;
+    const Tile tile = block_tile<kRows, kPanels>(p);
+    first_row = tile.row;
+    first_panel = tile.panel;
     busy = first_row + warp_row < p.tokens && first_panel + warp_panel < p.panel_count;
   }
   int thread, g, t;
@@ -301,20 +297,17 @@ __global__ void __launch_bounds__(kThreads, 1) int8_prefill(Product p) {
   finish(p, at, total);
 }
 
-Grid tiles(const Product& p) {
-  return {.x = (p.panel_count + kPanels - 1) / kPanels * ((p.tokens + kRows - 1) / kRows)};
-}
-
 }  // namespace
 
-void matmul_prefill_bf16(Device& device, const Product& p) {
-  launch(device, tiles(p), kThreads, sizeof(Bf16Shared), bf16_prefill, p);
+void matmul_prefill_bf16(Device& device, WeightType, const Product& p) {
+  launch(device, tiles<kRows, kPanels>(p), kThreads, sizeof(Bf16Shared), bf16_prefill, p);
 }
 
 void matmul_prefill_int8(Device& device, WeightType type, const Product& p) {
   for_type(type, [&]<WeightType kType>() {
     if constexpr (quantised(kType))
-      launch(device, tiles(p), kThreads, sizeof(CodeShared<kType>), int8_prefill<kType>, p);
+      launch(device, tiles<kRows, kPanels>(p), kThreads, sizeof(CodeShared<kType>),
+             int8_prefill<kType>, p);
   });
 }
 

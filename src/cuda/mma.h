@@ -66,6 +66,19 @@ __device__ inline uint32_t pack_bf16(float low, float high) {
 #endif
 }
 
+/// a * b + c of two numbers of bf16 each.
+__device__ inline uint32_t fma_bf16(uint32_t a, uint32_t b, uint32_t c) {
+#ifdef SALA_CUDA_EMULATION
+  const auto low = [](uint32_t x) { return std::bit_cast<float>(x << 16); };
+  const auto high = [](uint32_t x) { return std::bit_cast<float>(x & 0xFFFF0000); };
+  return pack_bf16(std::fmaf(low(a), low(b), low(c)), std::fmaf(high(a), high(b), high(c)));
+#else
+  uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+#endif
+}
+
 #ifdef SALA_CUDA_EMULATION
 namespace emulation {
 

@@ -162,6 +162,77 @@ __device__ inline void add_bf16(float (&sum)[4], const Words4 (&rows)[4], int j,
   mma_bf16(sum, a, b);
 }
 
+/// Codes as bf16: eight columns of an output are one row of words of four bits, two of eight.
+template <WeightType kType>
+struct Decoding {
+  static constexpr int kWords = narrow(kType) ? 1 : 2;
+  static constexpr int kLineColumns = 8 / kWords;  ///< of a row of words
+
+  /// Where those from a column of a chunk of kCodeChunk or fewer on are, in bytes from the chunk's
+  /// first group: its group, and the words. Groups divide the chunk.
+  struct Place {
+    int group, words;
+  };
+  __device__ static Place place(int column) {
+    using L = Layout<kType>;
+    const int group = column / L::kColumns * L::kGroupBytes;
+    return {group, group + L::kHeader + column % L::kColumns / kLineColumns * (4 * kPanel)};
+  }
+
+  /// Codes of four bits are decoded in bf16, with scale and minimum rounded to it: two at a time,
+  /// so that few rows of activations do not wait for it. Those of eight are not whole numbers of
+  /// bf16 when they come, and are decoded in f32.
+  explicit __device__ Decoding(const Scaling& s) {
+    if constexpr (narrow(kType)) {
+      scale = pack_bf16(s.scale, s.scale);
+      minimum = pack_bf16(s.minimum, s.minimum);
+    } else {
+      scale = std::bit_cast<uint32_t>(s.scale);
+      minimum = std::bit_cast<uint32_t>(fmaf(-32768.0f, s.scale, s.minimum));
+    }
+  }
+
+  /// The four pairs of the eight columns.
+  __device__ void pairs(const uint32_t (&words)[kWords], uint32_t (&out)[4]) const {
+    if constexpr (narrow(kType)) {
+      const uint32_t codes[2] = {words[0] & 0x0F0F0F0F, words[0] >> 4 & 0x0F0F0F0F};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        // In the last bits of 128 a code adds itself.
+        const uint32_t biased = __byte_perm(codes[i / 2], 0x43434343, i % 2 == 0 ? 0x4140 : 0x4342);
+        out[i] = fma_bf16(fma_bf16(biased, 0x3F803F80, 0xC300C300), scale, minimum);
+      }
+    } else {
+#pragma unroll
+      for (unsigned i = 0; i < 4; ++i) {
+        // Of 32768 the second byte counts ones. So many times the scale is in `minimum`, which is
+        // inexact by at most 1/512 of the scale.
+        const auto value = [&](unsigned byte) {
+          const uint32_t biased = __byte_perm(words[i / 2], 0x47000000, 0x7404 | byte << 4);
+          return fmaf(std::bit_cast<float>(scale), std::bit_cast<float>(biased),
+                      std::bit_cast<float>(minimum));
+        };
+        out[i] = pack_bf16(value(i % 2 * 2), value(i % 2 * 2 + 1));
+      }
+    }
+  }
+
+  uint32_t scale, minimum;  ///< a pair of bf16, or f32
+};
+
+/// The rows of words of 32 columns that a lane has, of four outputs, as those of a bf16 panel.
+template <WeightType kType>
+__device__ inline void decode_rows(const Words4 (&raw)[Decoding<kType>::kWords],
+                                   const RawScalings& scales, Words4 (&rows)[4]) {
+#pragma unroll
+  for (int n = 0; n < 4; ++n) {
+    uint32_t words[Decoding<kType>::kWords], pairs[4];
+    for (int i = 0; i < Decoding<kType>::kWords; ++i) words[i] = raw[i].at[n];
+    Decoding<kType>(scaling<kType>(scales, n)).pairs(words, pairs);
+    for (int i = 0; i < 4; ++i) rows[i].at[n] = pairs[i];
+  }
+}
+
 /// Columns [k, k + 8) of output row n of a panel as f32, k a multiple of 8; zeros past the end.
 template <WeightType kType>
 __device__ inline void eight_columns(const std::byte* panel, int64_t cols, int64_t k, int n,

@@ -158,8 +158,10 @@ Machine measure_gpu(Device& gpu) {
   machine.memory = machine.available;
   machine.gpus = gpus();
   machine.limits = gpu.limits();
-  machine.many = machine.one = {
-      .f32 = machine.limits.f32, .bf16 = machine.limits.bf16, .int8 = machine.limits.int8};
+  const Limits& limits = machine.limits;
+  machine.many = machine.one = {.f32 = limits.f32,
+                                .bf16 = limits.bf16,
+                                .int8 = gpu.decodes_to_bf16() ? limits.bf16 : limits.int8};
   return machine;
 }
 

@@ -13,7 +13,7 @@ namespace sala {
 struct MatmulRates {
   double f32 = 0;
   double bf16 = 0;
-  double int8 = 0;  ///< 4- and 8-bit weights, int8 activations
+  double int8 = 0;  ///< 4- and 8-bit weights, as `--compute auto` multiplies them
 
   double of(WeightType type) const;
 };

@@ -63,7 +63,7 @@ Compute Step::compute_for(const Weight& weight) const {
     case ComputeMode::automatic:
       break;
   }
-  if (quantised(weight.type)) return Compute::int8;
+  if (quantised(weight.type)) return device.decodes_to_bf16() ? Compute::bf16 : Compute::int8;
   return weight.type == WeightType::bf16 && device.native_bf16() ? Compute::bf16 : Compute::f32;
 }
 

@@ -37,6 +37,9 @@ class Device : public Memory {
   virtual int threads() const { return 1; }
   /// Whether bf16 matmul runs faster than f32 here (arithmetic of its own).
   virtual bool native_bf16() const { return false; }
+  /// Whether a matmul of quantised weights is as fast in bf16, which is nearer to the exact product
+  /// than int8 activations.
+  virtual bool decodes_to_bf16() const { return false; }
   /// Bytes of scratch that its ops have grown to; they depend on the largest step, not on the
   /// context.
   virtual int64_t scratch_bytes() const { return 0; }

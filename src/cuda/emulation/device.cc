@@ -32,8 +32,10 @@ class Commands final : public Recordings {
 
 }  // namespace
 
-CudaDevice::CudaDevice(int)
-    : Device("cuda (emulated)", cuda_ops()), memory_(std::make_shared<emulation::DeviceMemory>()) {}
+CudaDevice::CudaDevice(int ordinal)
+    : Device("cuda (emulated)", cuda_ops()),
+      warpgroups_(ordinal == 0),
+      memory_(std::make_shared<emulation::DeviceMemory>()) {}
 CudaDevice::~CudaDevice() = default;
 
 // What was freed may come again.

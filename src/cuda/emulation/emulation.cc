@@ -4,6 +4,7 @@
 #include <boost/context/pooled_fixedsize_stack.hpp>
 #include <deque>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -28,7 +29,7 @@ namespace context = boost::context;
 
 constexpr size_t kStack = 64 << 10;
 
-enum class Wait : uint8_t { none, warp, block, earlier, for_ever };
+enum class Wait : uint8_t { none, warp, block, phase, earlier, for_ever };
 
 struct Copy {
   void* to;
@@ -44,6 +45,9 @@ struct Thread {
   int warp_operations = 0;
   std::vector<Copy> copies;              // not yet committed
   std::deque<std::vector<Copy>> groups;  // committed, oldest first
+  std::vector<std::function<void()>> work;
+  const Barrier* barrier = nullptr;  // whose phase it waits for
+  uint32_t parity = 0;
 };
 
 struct Warp {
@@ -106,6 +110,8 @@ bool advance(Block& block, size_t w, bool ascending) {
   return moved;
 }
 
+bool ended(const Barrier& barrier, uint32_t parity) { return barrier.phase % 2 != parity; }
+
 /// Runs every warp as far as it gets, in one direction, and releases whoever waited for the block.
 bool pass(Block& block) {
   const size_t count = block.threads.size();
@@ -113,6 +119,11 @@ bool pass(Block& block) {
   bool moved = false;
   for (size_t n = 0; n < block.warps.size(); ++n)
     moved |= advance(block, ascending ? n : block.warps.size() - 1 - n, ascending);
+  for (Thread& thread : block.threads)
+    if (thread.wait == Wait::phase && ended(*thread.barrier, thread.parity)) {
+      thread.wait = Wait::none;
+      moved = true;
+    }
   if (block.waiting > 0 && block.waiting + block.ended == count) {
     block.waiting = 0;
     ++block.phase;
@@ -134,6 +145,7 @@ void begin_block(Block& block, Index3 dim, const std::function<void()>& body) {
       running->scheduler = std::move(scheduler);
       body();
       wait_copies(0);
+      wait_work();
       SALA_CHECK(self().waited, "an emulated kernel has not waited for earlier ones");
       ++running->ended;
       self().wait = Wait::for_ever;
@@ -146,7 +158,7 @@ void end_block(Block& block) {
   while (block.ended < block.threads.size())
     SALA_CHECK(pass(block),
                "emulated kernel hangs in block {} {} {}: {} of {} threads wait at a barrier of the "
-               "block, {} have ended, the rest at one of a warp",
+               "block, {} have ended, the rest at one of a warp or for a phase",
                place.block.x, place.block.y, place.block.z, block.waiting, block.threads.size(),
                block.ended);
 }
@@ -268,6 +280,33 @@ void wait_copies(int groups_left) {
   while (static_cast<int>(thread.groups.size()) > groups_left) {
     for (const Copy& copy : thread.groups.front()) std::memcpy(copy.to, copy.from, copy.bytes);
     thread.groups.pop_front();
+  }
+}
+
+void work_later(std::function<void()> work) {
+  if (running->seed % 2 == 0)
+    work();
+  else
+    self().work.push_back(std::move(work));
+}
+
+void wait_work() {
+  const auto works = std::exchange(self().work, {});
+  for (const auto& work : works) work();
+}
+
+void arrive(Barrier& barrier) {
+  SALA_CHECK(barrier.left > 0, "more than {} threads arrive at a barrier", barrier.expected);
+  if (--barrier.left > 0) return;
+  barrier.left = barrier.expected;
+  ++barrier.phase;
+}
+
+void wait_phase(const Barrier& barrier, uint32_t parity) {
+  while (!ended(barrier, parity)) {
+    self().barrier = &barrier;
+    self().parity = parity;
+    yield(Wait::phase);
   }
 }
 

@@ -79,6 +79,19 @@ const std::byte* exchange(const void* value, size_t bytes);
 void copy_later(void* to, const void* from, size_t bytes);
 void commit_copies();
 void wait_copies(int groups_left);
+/// Other asynchronous work of this thread, done at once or when a wait asks for it; all lanes of a
+/// warp have the same.
+void work_later(std::function<void()> work);
+void wait_work();
+
+/// A barrier in shared memory (mbarrier): a phase ends when `expected` threads have arrived.
+struct Barrier {
+  uint16_t expected, left;
+  uint32_t phase;
+};
+void arrive(Barrier& barrier);
+/// Waits until the phase of this parity has ended.
+void wait_phase(const Barrier& barrier, uint32_t parity);
 
 int lane();
 
