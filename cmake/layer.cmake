@@ -2,9 +2,15 @@
 #
 # One layer of ARCHITECTURE.md: the static library sala_NAME, and for each NAME_test.cc a program with its tests
 # registered in ctest. KNOWS are the layers whose headers it may include, USES are external targets.
+#
+# With SALA_UNITY, g++ reads headers (json.hpp, CLI.hpp: seconds a file) and makes their templates once for eight files,
+# which therefore share what their unnamed namespaces name. ONE_BY_ONE: kernels, which are most of what they compile.
 function(sala_layer name)
-  cmake_parse_arguments(LAYER "" "" "KNOWS;USES;SOURCES;TESTS" ${ARGN})
+  cmake_parse_arguments(LAYER "ONE_BY_ONE" "" "KNOWS;USES;SOURCES;TESTS" ${ARGN})
   add_library(sala_${name} STATIC ${LAYER_SOURCES})
+  if(NOT LAYER_ONE_BY_ONE)
+    set_target_properties(sala_${name} PROPERTIES UNITY_BUILD ${SALA_UNITY})
+  endif()
   target_include_directories(sala_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src)
   list(TRANSFORM LAYER_KNOWS PREPEND sala_)
   target_link_libraries(sala_${name} PUBLIC ${LAYER_KNOWS} ${LAYER_USES})

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "text/chat_template.h"
 #include "text/unicode.h"
 

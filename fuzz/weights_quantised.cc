@@ -5,6 +5,7 @@
 #include <span>
 #include <string_view>
 
+#include "base/json.h"
 #include "take_all.h"
 #include "weights/join_quantised.h"
 #include "weights/safetensors.h"

@@ -1,5 +1,6 @@
 // sala-halo distill: stage 2, the hybrid learns the teacher's distribution.
 #include "base/error.h"
+#include "base/json.h"
 #include "command.h"
 #include "convert.h"
 #include "losses.h"

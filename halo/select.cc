@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "checkpoint.h"
 #include "command.h"
 #include "importance.h"

@@ -5,9 +5,9 @@
 #include <string>
 #include <string_view>
 
-namespace sala {
+#include "base/json_fwd.h"
 
-using Json = nlohmann::json;
+namespace sala {
 
 /// Refuses what no parser should see: nesting deeper than 256 levels, which can exhaust the stack,
 /// and NUL bytes. Throws Error; `name` is where `text` came from.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "base/testing.h"
 #include "cpu/device.h"
@@ -26,8 +27,8 @@ class CudaModel : public ::testing::TestWithParam<Case> {
  protected:
   static constexpr int64_t kTokens = 150;
 
-  /// Logits of every token, the prompt fed in pieces of at most `piece`.
-  std::vector<float> run(Device& device, int64_t piece) {
+  /// Logits of every token, the prompt fed in `pieces`, tokens each.
+  std::vector<float> run(Device& device, const std::vector<int64_t>& pieces) {
     RunOptions o;
     o.compute = GetParam().mode.compute;
     o.kv = GetParam().mode.kv;
@@ -50,14 +51,15 @@ class CudaModel : public ::testing::TestWithParam<Case> {
     Runner runner(*model, device, o);
     Hold hold = runner.open();
     std::vector<float> all;
-    for (int64_t at = 0; at < kTokens; at += piece) {
-      const int64_t count = std::min(piece, kTokens - at);
+    int64_t at = 0;
+    for (const int64_t count : pieces) {
       Runner::Row row{
           .hold = hold,
           .tokens = std::span(prompt_).subspan(static_cast<size_t>(at), static_cast<size_t>(count)),
           .logits = count};
       const In logits = runner.step({&row, 1});
       all.insert(all.end(), logits.as<float>(), logits.as<float>() + logits.size());
+      at += count;
     }
     return all;
   }
@@ -67,16 +69,20 @@ class CudaModel : public ::testing::TestWithParam<Case> {
 
 TEST_P(CudaModel, HasTheLogitsOfTheCpuInPiecesOfAnySize) {
   const auto cpu = open_cpu(1);
-  const std::vector<float> expected = run(*cpu, kTokens);
+  const std::vector<float> expected = run(*cpu, {kTokens});
   float largest = 0;
   for (const float x : expected) largest = std::max(largest, std::abs(x));
-  for (const int64_t piece : {kTokens, int64_t{37}, int64_t{1}}) {
+  // Single tokens at the beginning, and behind pieces past the end of a page and of two cells.
+  std::vector<int64_t> mixed(60, 1);
+  mixed.insert(mixed.begin() + 5, {37, 53});
+  ASSERT_EQ(std::accumulate(mixed.begin(), mixed.end(), int64_t{0}), kTokens);
+  for (const std::vector<int64_t>& pieces : {std::vector{kTokens}, mixed}) {
     const auto device = open_cuda();
-    const std::vector<float> logits = run(*device, piece);
+    const std::vector<float> logits = run(*device, pieces);
     ASSERT_EQ(logits.size(), expected.size());
     for (size_t i = 0; i < expected.size(); ++i)
       ASSERT_NEAR(logits[i], expected[i], GetParam().bound * largest)
-          << "pieces of " << piece << ", token " << i / 61;
+          << pieces.size() << " pieces, token " << i / 61;
   }
 }
 

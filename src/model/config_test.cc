@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "cache/spec.h"
 #include "model/mixer.h"
 

@@ -81,7 +81,7 @@ inline std::vector<PagesCase> pages_cases() {
                    windows(32, 16),
                    windows(128, 64),
                    {1, 1, 3},
-                   {260, 65},
+                   {200, 65},
                    type});
   }
   // Head sizes that groups of 32 do not divide: less than half of one, one and a half, and odd.

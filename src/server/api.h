@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "engine/request.h"
 #include "text/chat_template.h"
 

@@ -12,7 +12,6 @@ namespace sala {
 namespace {
 
 constexpr int64_t kFormat = 2;  // 1 stored bf16 keys token by token
-constexpr size_t kMostBytes = size_t{64} << 20;
 constexpr int64_t kMostTokens = int64_t{1} << 40;
 constexpr int64_t kMostLayerBytes = int64_t{1} << 40;
 constexpr size_t kMostLayers = 1 << 16;
@@ -253,8 +252,8 @@ std::string print_manifest(const Manifest& m) {
 }
 
 Manifest parse_manifest(std::string_view text, const std::string& name) {
-  if (text.size() > kMostBytes)
-    fail("{}: {} bytes, more than the {} that are accepted", name, text.size(), kMostBytes);
+  if (std::cmp_greater(text.size(), kMostManifestBytes))
+    fail("{}: {} bytes, more than the {} that are accepted", name, text.size(), kMostManifestBytes);
   if (text.size() < kSealBytes)
     fail("{}: {} bytes are too few for a manifest; it is truncated", name, text.size());
   const std::string_view body = text.substr(0, text.size() - kSealBytes);

@@ -12,6 +12,10 @@ namespace sala {
 /// Names and values that a session's memory depends on, in words ("kv": "bf16").
 using Facts = std::map<std::string, std::string>;
 
+inline constexpr int64_t kTokenBytes = sizeof(int32_t);  ///< of a token in a file
+/// A manifest of more bytes is refused.
+inline constexpr int64_t kMostManifestBytes = int64_t{64} << 20;
+
 /// Sizes of what a session keeps: bytes of one page of each layer, and of one snapshot.
 struct SessionLayout {
   int64_t page = 64;             ///< tokens of a page

@@ -15,15 +15,13 @@ namespace fs = std::filesystem;
 
 /// Records are read in pieces of about this many bytes.
 constexpr int64_t kPiece = int64_t{1} << 20;
-constexpr int64_t kTokenBytes = sizeof(int32_t);
 
 std::string manifest_text(const fs::path& dir) {
   const File file = File::open(dir / "manifest.json");
-  constexpr int64_t kMostBytes = int64_t{64} << 20;
   const int64_t size = file.size();
-  if (size > kMostBytes)
+  if (size > kMostManifestBytes)
     fail("{}: {} bytes, more than the {} that are accepted", file.path().string(), size,
-         kMostBytes);
+         kMostManifestBytes);
   std::string text(static_cast<size_t>(size), '\0');
   file.read(0, std::as_writable_bytes(std::span(text)));
   return text;

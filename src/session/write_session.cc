@@ -17,7 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kTokenBytes = sizeof(int32_t);
 constexpr std::string_view kKinds[] = {"tokens", "index", "kv", "state"};
 
 std::string file_name(std::string_view kind, int64_t id) { return fmt::format("{}-{}", kind, id); }

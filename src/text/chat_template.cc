@@ -66,6 +66,11 @@ std::string ChatTemplate::render(const OrderedJson& messages, const OrderedJson&
   }
 }
 
+std::string ChatTemplate::render(const OrderedJson& messages, const OrderedJson& tools,
+                                 bool add_generation_prompt) const {
+  return render(messages, tools, add_generation_prompt, OrderedJson::object());
+}
+
 namespace {
 
 /// The texts of a directory's special tokens, as templates name them.

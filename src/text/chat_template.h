@@ -3,16 +3,13 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
 
-namespace sala {
+#include "base/json_fwd.h"
 
-/// JSON whose objects keep the order of their keys, as Python's do: `{{ tool | tojson }}` must
-/// print them as they came.
-using OrderedJson = nlohmann::ordered_json;
+namespace sala {
 
 /// Parses `text`, which came from `name`, keeping the order of keys. Throws Error with line and
 /// column of the fault.
@@ -39,8 +36,9 @@ class ChatTemplate {
   /// {"enable_thinking": false}. Throws Error with name, line and cause, also for what the template
   /// itself refuses by `raise_exception`.
   std::string render(const OrderedJson& messages, const OrderedJson& tools,
-                     bool add_generation_prompt,
-                     const OrderedJson& variables = OrderedJson::object()) const;
+                     bool add_generation_prompt, const OrderedJson& variables) const;
+  std::string render(const OrderedJson& messages, const OrderedJson& tools,
+                     bool add_generation_prompt) const;
 
  private:
   struct Impl;

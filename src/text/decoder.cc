@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "text/byte_alphabet.h"
 #include "text/json_fields.h"
 #include "text/normalizer.h"

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "text/byte_alphabet.h"
 #include "text/json_fields.h"
 #include "text/regex.h"

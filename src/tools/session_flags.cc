@@ -1,6 +1,7 @@
 #include "tools/session_flags.h"
 
 #include "base/error.h"
+#include "base/json.h"
 #include "session/sessions.h"
 
 namespace sala {

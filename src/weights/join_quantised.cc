@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "weights/describe.h"
 #include "weights/grouped.h"
 #include "weights/quantised_matrix.h"

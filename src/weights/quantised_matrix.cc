@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "weights/describe.h"
 
 namespace sala {

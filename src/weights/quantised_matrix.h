@@ -7,7 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "base/json.h"
+#include "base/json_fwd.h"
 #include "weights/grouped.h"
 #include "weights/stored_tensor.h"
 

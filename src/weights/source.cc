@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/mutex.h"
 #include "weights/decode.h"
 #include "weights/describe.h"

@@ -12,7 +12,6 @@
 namespace sala::jinja {
 namespace {
 
-using Kind = Statement::Kind;
 using StatementPtr = std::unique_ptr<Statement>;
 
 constexpr int kMaxBlockDepth = 100;
@@ -29,7 +28,7 @@ class Parser {
   }
 
  private:
-  static StatementPtr make(Kind kind, int line) {
+  static StatementPtr make(Statement::Kind kind, int line) {
     auto statement = std::make_unique<Statement>();
     statement->kind = kind;
     statement->line = line;
@@ -46,11 +45,11 @@ class Parser {
     while (!at_end(ends, block)) {
       const Token& token = stream_.current();
       if (token.kind == Token::Kind::kData) {
-        auto text = make(Kind::kText, token.line);
+        auto text = make(Statement::Kind::kText, token.line);
         text->text = stream_.next().text;
         block.push_back(std::move(text));
       } else if (token.kind == Token::Kind::kVariableBegin) {
-        auto print = make(Kind::kPrint, stream_.next().line);
+        auto print = make(Statement::Kind::kPrint, stream_.next().line);
         print->values.push_back(expressions_.parse_tuple());
         stream_.expect(Token::Kind::kVariableEnd, "end of print statement");
         block.push_back(std::move(print));
@@ -106,21 +105,22 @@ class Parser {
     } else if (tag.text == "call") {
       block.push_back(parse_call(tag.line));
     } else if (tag.text == "filter") {
-      auto filter = make(Kind::kFilter, tag.line);
+      auto filter = make(Statement::Kind::kFilter, tag.line);
       filter->values.push_back(expressions_.parse_filters(nullptr, true));
       filter->blocks.push_back(parse_whole_body("endfilter"));
       block.push_back(std::move(filter));
     } else if (tag.text == "with") {
       block.push_back(parse_with(tag.line));
     } else if (tag.text == "generation") {
-      auto scope = make(Kind::kScope, tag.line);
+      auto scope = make(Statement::Kind::kScope, tag.line);
       scope->blocks.push_back(parse_whole_body("endgeneration"));
       block.push_back(std::move(scope));
     } else if (tag.text == "print") {
       parse_print(tag.line, block);
     } else if (tag.text == "break" || tag.text == "continue") {
       if (loops_ == 0) fail_at(tag.line, fmt::format("'{}' outside of a loop", tag.text));
-      block.push_back(make(tag.text == "break" ? Kind::kBreak : Kind::kContinue, tag.line));
+      block.push_back(make(
+          tag.text == "break" ? Statement::Kind::kBreak : Statement::Kind::kContinue, tag.line));
     } else {
       fail_unknown(tag);
     }
@@ -136,7 +136,7 @@ class Parser {
   }
 
   StatementPtr parse_if(int line) {
-    auto statement = make(Kind::kIf, line);
+    auto statement = make(Statement::Kind::kIf, line);
     while (true) {
       statement->values.push_back(expressions_.parse_tuple({.conditional = false}));
       statement->blocks.push_back(parse_body({"elif", "else", "endif"}));
@@ -148,7 +148,7 @@ class Parser {
   }
 
   StatementPtr parse_for(int line) {
-    auto statement = make(Kind::kFor, line);
+    auto statement = make(Statement::Kind::kFor, line);
     statement->target = expressions_.parse_target({.end = "in"});
     stream_.expect_name("in");
     statement->values.push_back(
@@ -165,12 +165,12 @@ class Parser {
   StatementPtr parse_set(int line) {
     auto target = expressions_.parse_target({.namespaces = true});
     if (stream_.skip_operator("=")) {
-      auto statement = make(Kind::kSet, line);
+      auto statement = make(Statement::Kind::kSet, line);
       statement->target = std::move(target);
       statement->values.push_back(expressions_.parse_tuple());
       return statement;
     }
-    auto statement = make(Kind::kSetBlock, line);
+    auto statement = make(Statement::Kind::kSetBlock, line);
     statement->target = std::move(target);
     if (auto filters = expressions_.parse_filters(nullptr, false))
       statement->values.push_back(std::move(filters));
@@ -203,7 +203,7 @@ class Parser {
   }
 
   StatementPtr parse_macro(int line) {
-    auto statement = make(Kind::kMacro, line);
+    auto statement = make(Statement::Kind::kMacro, line);
     const Token name = stream_.expect(Token::Kind::kName, "name");
     statement->name = stream_.intern(name.text);
     statement->text = name.text;
@@ -213,7 +213,7 @@ class Parser {
   }
 
   StatementPtr parse_call(int line) {
-    auto statement = make(Kind::kCall, line);
+    auto statement = make(Statement::Kind::kCall, line);
     if (stream_.is_operator("(")) parse_parameters(statement->parameters);
     statement->values.push_back(expressions_.parse());
     if (statement->values[0]->kind != Expression::Kind::kCall) fail_at(line, "expected call");
@@ -222,7 +222,7 @@ class Parser {
   }
 
   StatementPtr parse_with(int line) {
-    auto statement = make(Kind::kScope, line);
+    auto statement = make(Statement::Kind::kScope, line);
     while (stream_.current().kind != Token::Kind::kBlockEnd) {
       if (!statement->assignments.empty()) stream_.expect_operator(",");
       auto target = expressions_.parse_target({});
@@ -236,7 +236,7 @@ class Parser {
   void parse_print(int line, Block& block) {
     for (bool first = true; stream_.current().kind != Token::Kind::kBlockEnd; first = false) {
       if (!first) stream_.expect_operator(",");
-      auto print = make(Kind::kPrint, line);
+      auto print = make(Statement::Kind::kPrint, line);
       print->values.push_back(expressions_.parse());
       block.push_back(std::move(print));
     }
