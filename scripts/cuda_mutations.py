@@ -46,6 +46,7 @@ NORM_ROPE = "norm_rope_test", "Devices/NormRope.*/cuda_emulated"
 MATMUL = "matmul_test", "MatmulAll.IsTheProductOfTheRoundedActivations"
 MATMUL_DEVICE = "matmul_test", "Devices/Matmul.*/cuda_emulated"
 MATMUL_ROWS = "matmul_test", "MatmulRowsCuda.DependOnThemselvesAlone"
+WARPGROUPS = "matmul_test", "MatmulRowsCuda.AreTheSameOfWarpgroups"
 LIGHTNING = "lightning_test", "Cases/Lightning.OfATokenOnCudaDependsOnItsPastAlone/*-*released"
 RECURRENCE = "lightning_test", "Cases/Lightning.IsTheRecurrence/*"
 ATTENTION = "attention_test", "Cases/AttentionOnCuda.OfATokenDependsOnItsPastAlone/*"
@@ -227,6 +228,47 @@ MUTATIONS = [
              "rows from the 16th on have the scales of the first", MATMUL_ROWS),
     Mutation("batch-write-edge", "matmul_batch.cu", "if (out < p.rows) p.y", "if (out <= p.rows) p.y",
              "an output behind the last is written", MATMUL_DEVICE),
+
+    Mutation("batch-decoded-line", "matmul_batch.cu", "column % L::kColumns / D::kLineColumns + i;",
+             "column % L::kColumns / D::kLineColumns;", "both lines of eight columns are the first", WARPGROUPS),
+
+    Mutation("warpgroup-full", "matmul_warpgroup.cu", "    barrier(s.full[turn.stage]).wait(turn.round);\n", "",
+             "chunks are multiplied while they are copied", WARPGROUPS),
+    Mutation("warpgroup-empty", "matmul_warpgroup.cu", "if (chunk >= kStages) barrier(s.empty[filled.stage]).wait(filled.round ^ 1);",
+             "", "chunks are copied over those in use", WARPGROUPS),
+    Mutation("warpgroup-turn", "matmul_warpgroup.cu", "wait(filled.round ^ 1)", "wait(filled.round)",
+             "a stage is waited for that cannot be empty", WARPGROUPS),
+    Mutation("warpgroup-copies", "matmul_warpgroup.cu", "    wait_copies<kAhead>();\n", "",
+             "chunks are shown while they are copied", WARPGROUPS),
+    Mutation("warpgroup-wait", "matmul_warpgroup.cu", "    wait_products();\n", "",
+             "sums are read, and stages given back, while products are made", WARPGROUPS),
+    Mutation("warpgroup-early", "matmul_warpgroup.cu",
+             "    wait_products();\n    if (threadIdx.x % kWarpThreads == 0) barrier(s.empty[turn.stage]).arrive();\n",
+             "    if (threadIdx.x % kWarpThreads == 0) barrier(s.empty[turn.stage]).arrive();\n    wait_products();\n",
+             "a stage is given back while products read it", WARPGROUPS),
+    dropped("warpgroup-barriers", "matmul_warpgroup.cu", "    }\n  ", "\n  if (threadIdx.x >= kWorkers)",
+            "barriers are used before they are set up", WARPGROUPS),
+    Mutation("warpgroup-swizzle", "matmul_warpgroup.cu", "stage.x[row][swizzled_piece(row, c)]", "stage.x[row][c]",
+             "activations lie otherwise than the descriptor says", WARPGROUPS),
+    Mutation("warpgroup-segment", "matmul_warpgroup.cu", "chunk % segment != 0 || step > 0", "chunk > 0 || step > 0",
+             "segments are not begun afresh", WARPGROUPS),
+    Mutation("warpgroup-fragment", "matmul_warpgroup.cu", "[i % 2 * 2 + panel] = pairs[i]", "[panel * 2 + i % 2] = pairs[i]",
+             "two registers of the weights' fragment are swapped", WARPGROUPS),
+    Mutation("warpgroup-half", "matmul_warpgroup.cu", "static_cast<int>(k % L::kColumns);", "0;",
+             "the second half of a long group has the codes of the first", WARPGROUPS),
+    Mutation("warpgroup-code-place", "matmul_warpgroup.cu", "i < kFirstCode ? i : i - c + code_piece(line / D::kWords % 4, c)",
+             "i", "codes lie where nobody looks for them", WARPGROUPS),
+    Mutation("warpgroup-edge", "matmul_warpgroup.cu", "!p.paired && second < p.rows", "!p.paired",
+             "outputs behind the last are written", WARPGROUPS),
+    Mutation("warpgroup-order", "matmul_kernels.h", "+ 4 * step + place % 16 / 8 * 2", "+ 2 * step + place % 16 / 8 * 4",
+             "activations of two steps are exchanged", WARPGROUPS),
+
+    Mutation("decoding-order", "weights_device.h", "i % 2 == 0 ? 0x4140 : 0x4342", "i % 2 == 0 ? 0x4041 : 0x4342",
+             "two columns of 4-bit codes are swapped", MATMUL),
+    Mutation("decoding-middle", "weights_device.h", "fmaf(8.0f, s.scale, s.minimum)", "fmaf(7.0f, s.scale, s.minimum)",
+             "4-bit codes stand for one less", MATMUL),
+    Mutation("decoding-bias", "weights_device.h", "fmaf(-32768.0f, s.scale, s.minimum)", "fmaf(-32767.0f, s.scale, s.minimum)",
+             "8-bit codes stand for one more", MATMUL),
 
     Mutation("pipeline-wait", "pipeline_device.h", "wait_copies<kStages - 2>();", "wait_copies<kStages - 1>();",
              "a chunk is multiplied while it is copied", MATMUL_DEVICE),

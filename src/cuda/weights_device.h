@@ -179,13 +179,14 @@ struct Decoding {
     return {group, group + L::kHeader + column % L::kColumns / kLineColumns * (4 * kPanel)};
   }
 
-  /// Codes of four bits are decoded in bf16, with scale and minimum rounded to it: two at a time,
-  /// so that few rows of activations do not wait for it. Those of eight are not whole numbers of
-  /// bf16 when they come, and are decoded in f32.
+  /// Codes of four bits are decoded in bf16, two at a time, so that few rows of activations do not
+  /// wait for it; scale and minimum are rounded to bf16, which errs least where codes lie around
+  /// zero. Those of eight are not whole numbers of bf16 when they come, and are decoded in f32.
   explicit __device__ Decoding(const Scaling& s) {
     if constexpr (narrow(kType)) {
       scale = pack_bf16(s.scale, s.scale);
-      minimum = pack_bf16(s.minimum, s.minimum);
+      const float middle = fmaf(8.0f, s.scale, s.minimum);
+      minimum = pack_bf16(middle, middle);
     } else {
       scale = std::bit_cast<uint32_t>(s.scale);
       minimum = std::bit_cast<uint32_t>(fmaf(-32768.0f, s.scale, s.minimum));
@@ -198,9 +199,9 @@ struct Decoding {
       const uint32_t codes[2] = {words[0] & 0x0F0F0F0F, words[0] >> 4 & 0x0F0F0F0F};
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        // In the last bits of 128 a code adds itself.
+        // In the last bits of 128 a code adds itself; 136 is taken off.
         const uint32_t biased = __byte_perm(codes[i / 2], 0x43434343, i % 2 == 0 ? 0x4140 : 0x4342);
-        out[i] = fma_bf16(fma_bf16(biased, 0x3F803F80, 0xC300C300), scale, minimum);
+        out[i] = fma_bf16(fma_bf16(biased, 0x3F803F80, 0xC308C308), scale, minimum);
       }
     } else {
 #pragma unroll
