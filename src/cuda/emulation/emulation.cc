@@ -284,7 +284,7 @@ void wait_copies(int groups_left) {
 }
 
 void work_later(std::function<void()> work) {
-  if (running->seed % 2 == 0)
+  if (running->seed / 2 % 2 == 0)
     work();
   else
     self().work.push_back(std::move(work));
@@ -299,7 +299,10 @@ void arrive(Barrier& barrier) {
   SALA_CHECK(barrier.left > 0, "more than {} threads arrive at a barrier", barrier.expected);
   if (--barrier.left > 0) return;
   barrier.left = barrier.expected;
-  ++barrier.phase;
+  // Those who have waited may go on before this thread does.
+  self().barrier = &barrier;
+  self().parity = barrier.phase++ % 2;
+  yield(Wait::phase);
 }
 
 void wait_phase(const Barrier& barrier, uint32_t parity) {
