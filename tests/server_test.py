@@ -4,12 +4,14 @@ slow, many or gone. The last test is the client that people use (PyPI's openai),
 import concurrent.futures
 import fcntl
 import http.client
+import io
 import json
 import re
 import signal
 import socket
 import subprocess
 import time
+import urllib.request
 
 import harness
 import tiny_model
@@ -297,6 +299,35 @@ class Serve(tiny_model.WithModel):
             self.assertTrue(any(server.process.stderr.readline().startswith("request ") for _ in range(10)))
             server.chat(max_tokens=1)
         self.assertTrue(any("lines were lost" in line for line in server.said), server.said[-3:])
+
+    def test_a_log_that_cannot_be_written_stops_nothing(self):
+        with Server(self.model, "--ctx-size", 8192) as server:
+            reader, server.process.stderr = server.process.stderr, io.StringIO()
+            reader.close()  # as `sala serve 2>&1 | head -1` does
+            for _ in range(3):
+                server.chat(max_tokens=1)
+        with socket.socket() as free:  # a full disk cannot tell the port
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        with open("/dev/full", "w") as full:
+            server = subprocess.Popen([str(harness.PROGRAM), "serve", str(self.model), "--port", str(port), "--threads", "1"],
+                                      env=harness.ENVIRONMENT, stderr=full)
+        try:
+            for _ in range(3):
+                self.wait_for_port(port)
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/completions", b'{"prompt": "hello", "max_tokens": 1}', 60).read()
+        finally:
+            server.send_signal(signal.SIGTERM)
+            self.assertEqual(server.wait(60), 0)
+
+    def wait_for_port(self, port):
+        end = time.monotonic() + 60
+        while True:
+            try:
+                return socket.create_connection(("127.0.0.1", port)).close()
+            except OSError:
+                self.assertLess(time.monotonic(), end, "the server does not listen")
+                time.sleep(0.05)
 
     def session(self, server, verb, path="", body=None):
         """Asks for /v1/sessions, which must go well."""

@@ -84,21 +84,20 @@ constexpr std::pair<std::string_view, const char*> kShort[] = {
     {"-b", "--batch-size"},  {"-t", "--threads"},
 };
 
-/// Writes a line to stderr if it takes it at once: a reader that has stopped must not stop the
-/// server. Counts what is lost, and says so when there is room again. Any thread.
+/// Writes a line to stderr if it takes it at once: a reader that has stopped or gone and a full
+/// disk must not stop the server. Counts what is lost, and says so when there is room again. Any
+/// thread.
 class Log {
  public:
   void write(std::string line) {
     const Lock lock(mutex_);
-    pollfd out{.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
-    if (::poll(&out, 1, 0) != 1) {
-      ++lost_;
-      return;
-    }
     if (lost_ > 0) line = fmt::format("{} lines were lost: nobody read them\n{}", lost_, line);
-    lost_ = 0;
     line.resize(std::min<size_t>(line.size(), PIPE_BUF - 1));  // a pipe takes so much whole
-    fmt::print(stderr, "{}\n", line);
+    line += '\n';
+    pollfd out{.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
+    const bool written = ::poll(&out, 1, 0) == 1 &&
+                         ::write(STDERR_FILENO, line.data(), line.size()) == std::ssize(line);
+    lost_ = written ? 0 : lost_ + 1;
   }
 
  private:
@@ -199,12 +198,12 @@ void ServeCommand::run() {
   HttpServer server(http, [&](HttpRequest request, std::shared_ptr<Exchange> exchange) {
     service.handle(std::move(request), exchange);
   });
-  fmt::print(stderr,
-             "sala serve: \"{}\" on http://{}:{}; {} tokens for {} sequences, {:.2f} GB of memory\n"
-             "  curl http://{}:{}/v1/chat/completions -d '{{\"messages\": [{{\"role\": \"user\", "
-             "\"content\": \"Hello\"}}]}}'\n",
-             called, http.host, server.port(), tokens, sequences,
-             static_cast<double>(runner.memory().total()) / 1e9, http.host, server.port());
+  log.write(fmt::format(
+      "sala serve: \"{}\" on http://{}:{}; {} tokens for {} sequences, {:.2f} GB of memory\n"
+      "  curl http://{}:{}/v1/chat/completions -d '{{\"messages\": [{{\"role\": \"user\", "
+      "\"content\": \"Hello\"}}]}}'",
+      called, http.host, server.port(), tokens, sequences,
+      static_cast<double>(runner.memory().total()) / 1e9, http.host, server.port()));
   std::thread waiter([&] {
     int signal = 0;
     sigwait(&signals, &signal);
