@@ -271,17 +271,23 @@ void Service::tokenizer_info(const HttpRequest&, const std::shared_ptr<Exchange>
            {"chat_template", files_.chat_template ? OrderedJson("present") : OrderedJson()}});
 }
 
-std::string Service::render(const ChatCompletion& chat, const OrderedJson& messages,
-                            bool generation) const {
+const ChatTemplate& Service::chat_template() const {
   if (!files_.chat_template)
     throw ApiError(400, "this model has no chat template: use /v1/completions", "messages");
-  return files_.chat_template->render(messages, chat.tools, generation, chat.variables);
+  return *files_.chat_template;
+}
+
+std::string Service::render(const ChatCompletion& chat, const OrderedJson& messages,
+                            bool generation) const {
+  return chat_template().render_for(*files_.tokenizer, messages, chat.tools, generation,
+                                    chat.variables);
 }
 
 void Service::apply_template(const HttpRequest& request,
                              const std::shared_ptr<Exchange>& exchange) {
   const ChatCompletion chat = parse_chat(request.body, files_.sampling);
-  respond(exchange, 200, {{"prompt", render(chat, chat.messages, true)}});
+  respond(exchange, 200,
+          {{"prompt", chat_template().render(chat.messages, chat.tools, true, chat.variables)}});
 }
 
 void Service::require_taken(const Engine::Submitted& submitted) {

@@ -99,6 +99,9 @@ class Service {
                HttpHeaders headers = {});
   /// An array of the vocabulary's token ids. Throws ApiError.
   std::vector<int> ids_in(const OrderedJson& json, const char* field) const;
+  /// The model's. Throws ApiError where it has none.
+  const ChatTemplate& chat_template() const;
+  /// A prompt for the tokenizer to encode with parse_special.
   std::string render(const ChatCompletion& chat, const OrderedJson& messages,
                      bool generation) const;
   std::vector<int64_t> marks_of(const ChatCompletion& chat, const std::vector<int>& prompt) const;

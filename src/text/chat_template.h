@@ -10,6 +10,8 @@
 
 namespace sala {
 
+class Tokenizer;
+
 /// JSON whose objects keep the order of their keys, as Python's do: `{{ tool | tojson }}` must
 /// print them as they came.
 using OrderedJson = nlohmann::ordered_json;
@@ -41,6 +43,12 @@ class ChatTemplate {
   std::string render(const OrderedJson& messages, const OrderedJson& tools,
                      bool add_generation_prompt,
                      const OrderedJson& variables = OrderedJson::object()) const;
+
+  /// The same for `tokenizer` to encode with parse_special. What messages, tools and variables say
+  /// is quoted: special tokens are those that the template writes, whatever a text in them spells.
+  std::string render_for(const Tokenizer& tokenizer, const OrderedJson& messages,
+                         const OrderedJson& tools, bool add_generation_prompt,
+                         const OrderedJson& variables = OrderedJson::object()) const;
 
  private:
   struct Impl;
