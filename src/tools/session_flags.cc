@@ -20,7 +20,7 @@ std::filesystem::path SessionsDirectory::of(const std::string& name) const {
 
 std::filesystem::path SessionsDirectory::existing(const std::string& name) const {
   std::filesystem::path dir = of(name);
-  if (!StoredSession::exists(dir))
+  if (!StoredSession::exists(dir) && !StoredSession::is_abandoned(dir))  // which can be deleted
     fail("{}: there is no session {}; sala session list shows those that there are",
          root().string(), name);
   return dir;
