@@ -244,6 +244,24 @@ class Serve(tiny_model.WithModel):
             for headers in ({"Authorization": "Bearer secret-two"}, {"x-api-key": "secret-one"}):
                 self.assertEqual(server.ask("GET", "/v1/models", headers=headers)[0], 200)
 
+    def test_pages_of_other_machines_change_nothing(self):
+        self.session(self.server, "POST", "", {"id": "guarded"})
+        body = json.dumps({"tokens": 0})
+        for headers in ({"Origin": "http://evil.example"}, {"Origin": "https://localhost.evil.example"}, {"Origin": "null"}, {"Origin": "file://"},
+                        {"Origin": "http://127.evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+            for verb, path in (("POST", "/v1/sessions/guarded/rollback"), ("DELETE", "/v1/sessions/guarded"), ("POST", "/v1/chat/completions")):
+                status, answer = self.server.ask(verb, path, body, headers | {"Content-Type": "text/plain"})
+                self.assertEqual(status, 403, headers)
+                self.assertIn("--api-key", answer["error"]["message"])
+            self.assertEqual(self.server.ask("GET", "/v1/models", headers=headers)[0], 200)
+        for headers in ({"Origin": "http://localhost:3000"}, {"Origin": "http://[::1]"}, {"Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "same-origin"}):
+            self.assertEqual(self.server.ask("POST", "/v1/sessions/guarded/rollback", body, headers)[0], 200)
+        self.assertEqual(self.server.ask("GET", "/v1/models", headers={"Host": "127.evil.example"})[0], 403)
+        self.session(self.server, "DELETE", "/guarded")
+        with Server(self.model, "--api-key", "k") as server:
+            headers = {"Origin": "http://evil.example", "Authorization": "Bearer k"}
+            self.assertEqual(server.ask("POST", "/v1/completions", {"prompt": "hello", "max_tokens": 1}, headers)[0], 200)
+
     def test_a_public_address_wants_a_key(self):
         done = harness.run("serve", self.model, "--host", "0.0.0.0", "--port", 0)
         self.assertEqual(done.returncode, 2)

@@ -35,7 +35,16 @@ bool names_loopback(std::string host) {
     host = host.substr(0, host.rfind(':'));
   std::ranges::transform(host, host.begin(), [](unsigned char c) { return std::tolower(c); });
   return host == "localhost" || host == "[::1]" || host.ends_with(".localhost") ||
-         host.starts_with("127.");
+         (host.starts_with("127.") && host.find_first_not_of("0123456789.") == std::string::npos);
+}
+
+/// Whether a browser says that a page of another machine asks.
+bool comes_from_elsewhere(const HttpRequest& request) {
+  const std::string origin = request.header("origin");
+  const size_t host = origin.find("://");
+  const bool elsewhere = !origin.empty() && (host == std::string::npos || origin.ends_with("://") ||
+                                             !names_loopback(origin.substr(host + 3)));
+  return elsewhere || request.header("sec-fetch-site") == "cross-site";
 }
 
 /// What `path` has where `pattern` has {id}, nothing in particular where it has none; no value when
@@ -155,6 +164,13 @@ void Service::check_access(const HttpRequest& request) const {
     if (options_.loopback && !names_loopback(request.header("host")))
       throw ApiError(
           403, "the Host header names another machine; give the server an API key to serve it");
+    const bool reads = request.method == "GET" || request.method == "HEAD";
+    if (!reads && comes_from_elsewhere(request))
+      throw ApiError(403,
+                     "a page of another machine sends this (Origin or Sec-Fetch-Site says so), and "
+                     "any page could: start the server with --api-key-file or --api-key and have "
+                     "the page send the key",
+                     {}, "cross_origin");
     return;
   }
   const std::string key = key_of(request);
