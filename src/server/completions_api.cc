@@ -78,7 +78,9 @@ Request Service::request_of(const Completion& completion, std::vector<int> promp
   request.prompt = std::move(prompt);
   request.reply = completion.reply;
   request.reply.limit = std::min(completion.limit.value_or(room), room);
-  if (!completion.ignore_eos) request.reply.stop = files_.stop;
+  request.reply.stop = completion.stop_tokens;
+  if (!completion.ignore_eos)
+    request.reply.stop.insert(request.reply.stop.end(), files_.stop.begin(), files_.stop.end());
   request.caller = caller;
   request.reuse = options_.reuse;
   return request;
@@ -87,6 +89,7 @@ Request Service::request_of(const Completion& completion, std::vector<int> promp
 void Service::chat(const HttpRequest& http, const std::shared_ptr<Exchange>& exchange) {
   const ChatCompletion chat = parse_chat(http.body, files_.sampling);
   check_model(chat.model);
+  require_tools_seen(chat);
   const std::string text = render(chat, chat.messages, true);
   std::vector<int> prompt = files_.tokenizer->encode(text, {.parse_special = true});
   std::vector<int64_t> marks = marks_of(chat, prompt);

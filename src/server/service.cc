@@ -299,9 +299,22 @@ std::string Service::render(const ChatCompletion& chat, const OrderedJson& messa
                                     chat.variables);
 }
 
+void Service::require_tools_seen(const ChatCompletion& chat) const {
+  if (chat.tools.is_null()) return;
+  const auto prompt = [&](const OrderedJson& tools) {
+    return chat_template().render(chat.messages, tools, true, chat.variables);
+  };
+  if (prompt(chat.tools) == prompt(nullptr))
+    throw ApiError(400,
+                   "tools are given, and this model's chat template does not show them to the "
+                   "model: send none",
+                   "tools", "invalid_value");
+}
+
 void Service::apply_template(const HttpRequest& request,
                              const std::shared_ptr<Exchange>& exchange) {
   const ChatCompletion chat = parse_chat(request.body, files_.sampling);
+  require_tools_seen(chat);
   respond(exchange, 200,
           {{"prompt", chat_template().render(chat.messages, chat.tools, true, chat.variables)}});
 }

@@ -101,6 +101,8 @@ class Service {
   std::vector<int> ids_in(const OrderedJson& json, const char* field) const;
   /// The model's. Throws ApiError where it has none.
   const ChatTemplate& chat_template() const;
+  /// Throws ApiError where tools are given and the template does not use them.
+  void require_tools_seen(const ChatCompletion& chat) const;
   /// A prompt for the tokenizer to encode with parse_special.
   std::string render(const ChatCompletion& chat, const OrderedJson& messages,
                      bool generation) const;
