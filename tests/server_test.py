@@ -472,6 +472,37 @@ class Serve(tiny_model.WithModel):
             self.assertEqual(status, 409)
             self.assertIn("kv", refused["error"]["message"])
 
+    def test_what_is_saved_is_what_is_on_the_disk(self):
+        ask = lambda *a: self.session(self.server, *a)  # noqa: E731
+        ask("POST", "", {"id": "kept"})
+        ask("POST", "/kept/ingest", {"text": "the window and the sea"})
+        self.assertFalse(ask("GET", "/kept")["saved"])
+        self.assertTrue(ask("POST", "/kept/save")["saved"])
+        self.assertTrue(ask("GET", "/kept")["saved"])
+        self.assertFalse(ask("POST", "/kept/rollback", {"tokens": 9})["saved"])
+        self.assertTrue(ask("POST", "/kept/load")["saved"])
+        self.ask_in(self.server, "kept")
+        self.assertFalse(ask("GET", "/kept")["saved"])
+        # Who deletes a session on the disk does not find it there again.
+        harness.sala("session", "delete", "kept", "--sessions-dir", self.sessions)
+        status, answer = self.server.ask("POST", "/v1/sessions/kept/save")
+        self.assertEqual(status, 409)
+        self.assertIn("was deleted on the disk", answer["error"]["message"])
+        self.assertFalse((self.sessions / "kept").exists())
+        ask("POST", "/kept/fork", {"id": "kept-too"})
+        self.assertTrue(ask("POST", "/kept-too/save")["saved"])
+        for path in ("/kept", "/kept-too"):
+            ask("DELETE", path)
+        # What a save that was killed has left can be deleted, and nothing else.
+        for name, files in (("dead", ("lock", "kv-0", "tokens-0")), ("notes", ("lock", "mine"))):
+            (self.sessions / name).mkdir()
+            for file in files:
+                (self.sessions / name / file).write_text("x")
+        ask("DELETE", "/dead")
+        self.assertFalse((self.sessions / "dead").exists())
+        self.assertEqual(self.server.ask("DELETE", "/v1/sessions/notes")[0], 404)
+        self.assertTrue((self.sessions / "notes" / "mine").exists())
+
     def test_openai(self):
         try:
             import openai

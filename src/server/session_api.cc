@@ -98,9 +98,7 @@ void Service::show_session(const HttpRequest& http, const std::shared_ptr<Exchan
 }
 
 void Service::delete_session(const HttpRequest& http, const std::shared_ptr<Exchange>& exchange) {
-  const Sessions::Entry entry = sessions_.entry(http.id);
-  if (!entry.in_memory && !entry.saved) session(http.id);
-  sessions_.remove(http.id);
+  if (!sessions_.remove(http.id)) session(http.id);  // which says that there is none
   respond(exchange, 200, {{"id", http.id}, {"object", "session"}, {"deleted", true}});
 }
 
@@ -112,6 +110,7 @@ void Service::fork_session(const HttpRequest& http, const std::shared_ptr<Exchan
   text.tokens.resize(static_cast<size_t>(at));
   text.documents = std::min(text.documents, at);
   text.parent = http.id;
+  text.stored = text.saved = false;
   const std::string name = name_of(json, fmt::format("session-{:08x}{:08x}", process_, next_++));
   if (!sessions_.add(name, std::move(text)))
     throw ApiError(409, fmt::format("there is a session {} already, or too many", name), "id",
