@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,6 +34,7 @@ class Server:
             self.said.append(line)
             if found := re.search(r"on http://127\.0\.0\.1:(\d+)", line):
                 self.port = int(found[1])
+                self.said.append(self.process.stderr.readline())  # how to try it
                 break
 
     def __enter__(self):
@@ -261,6 +263,54 @@ class Serve(tiny_model.WithModel):
         with Server(self.model, "--api-key", "k") as server:
             headers = {"Origin": "http://evil.example", "Authorization": "Bearer k"}
             self.assertEqual(server.ask("POST", "/v1/completions", {"prompt": "hello", "max_tokens": 1}, headers)[0], 200)
+
+    def test_says_how_to_try_it(self):
+        with Server(self.model, "--ctx-size", 1 << 14, "--api-key", "secret") as server:
+            start = "".join(server.said)
+            self.assertIn("/v1/chat/completions -H 'Authorization: Bearer KEY'", start)
+            self.assertNotIn("secret", start)
+            weights = sum(f.stat().st_size for f in self.model.glob("*.safetensors"))
+            self.assertGreater(float(re.search(r"([\d.]+) GB of memory", start)[1]) * 1e9, weights - 5e6)
+            key = {"Authorization": "Bearer secret"}
+            said = server.ask("GET", "/v1/models/tiny", headers=key)[1]["max_model_len"]
+        self.assertEqual(said, 1 << 14)
+        self.assertFalse(any("trained" in line for line in server.said))
+        folder = self.folder / "brief"  # a model that was trained on less, and does not chat
+        shutil.copytree(self.model, folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1 << 13}))
+        tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+        del tokenizer["chat_template"]
+        (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+        with Server(folder, "--ctx-size", 1 << 14) as server:
+            self.assertIn("/v1/completions -d '{\"prompt\": \"Hello\"}'", "".join(server.said))
+            self.assertEqual(server.ask("GET", "/v1/models")[1]["data"][0]["max_model_len"], 1 << 13)
+        self.assertTrue(any("trained on texts of up to 8192 tokens" in line for line in server.said))
+
+    def test_words_with_one_dash_are_not_letters(self):
+        for word in ("-hf", "-cnv", "-mm"):
+            done = harness.run("serve", self.model, word)
+            self.assertEqual(done.returncode, 2, word)
+            self.assertIn(word, done.stderr)
+        help_text = harness.sala("serve", "--help")
+        guide = (harness.ROOT / "docs" / "cli.md").read_text()
+        source = (harness.ROOT / "src" / "tools" / "serve.cc").read_text()
+        short = re.findall(r'{"(-[a-z]+)", "--', source)
+        self.assertGreater(len(short), 8)
+        for name in short:
+            self.assertIn(f"{name} is --", help_text)
+            self.assertIn(f"`{name}`", guide)
+
+    def test_a_second_signal_ends_at_once(self):
+        with concurrent.futures.ThreadPoolExecutor(1) as pool, Server(self.model, "--ctx-size", 65536, "--drain-seconds", 600) as server:
+            answer = pool.submit(server.ask, "POST", "/v1/chat/completions", {"messages": HELLO, "max_tokens": 60000, "ignore_eos": True})
+            while "sala:requests_running{model_name=\"tiny\"} 1" not in server.ask("GET", "/metrics")[1]:
+                self.assertFalse(answer.done())
+            server.process.send_signal(signal.SIGINT)
+            while server.ask("GET", "/ready")[0] == 200:
+                pass
+            server.process.send_signal(signal.SIGINT)
+            self.assertEqual(answer.result()[1]["choices"][0]["finish_reason"], "abort")
 
     def test_a_public_address_wants_a_key(self):
         done = harness.run("serve", self.model, "--host", "0.0.0.0", "--port", 0)

@@ -67,12 +67,12 @@ Request Service::request_of(const Completion& completion, std::vector<int> promp
           400,
           fmt::format("the prompt has token {}; the vocabulary has {}", id, files_.config.vocab),
           "prompt");
-  const int64_t room = engine_.longest() - std::ssize(prompt);
+  const int64_t room = longest() - std::ssize(prompt);
   if (room < 1)
     throw ApiError(400,
                    fmt::format("the prompt has {} tokens and this server has room for {}, reply "
                                "included: start it with a larger --ctx-size",
-                               prompt.size(), engine_.longest()),
+                               prompt.size(), longest()),
                    "prompt", "context_length_exceeded");
   Request request;
   request.prompt = std::move(prompt);

@@ -70,7 +70,9 @@ constexpr std::string_view kSchemas = R"json({
     "text": {"type": "string"}, "message": {"type": "object", "required": ["role", "content"], "properties": {
       "role": {"const": "assistant"}, "content": {"type": "string"}, "reasoning_content": {"type": "string"}}}}}}}},
 "Models": {"type": "object", "required": ["object", "data"], "properties": {"object": {"const": "list"},
-  "data": {"type": "array", "items": {"type": "object", "required": ["id", "object"]}}}},
+  "data": {"type": "array", "items": {"$ref": "#/components/schemas/Model"}}}},
+"Model": {"type": "object", "required": ["id", "object", "max_model_len"], "properties": {"id": {"type": "string"},
+  "object": {"const": "model"}, "max_model_len": {"type": "integer"}}},
 "Status": {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}},
 "Version": {"type": "object", "required": ["version"], "properties": {"version": {"type": "string"}}},
 "Document": {"type": "object", "required": ["openapi", "paths"]},

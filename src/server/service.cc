@@ -59,7 +59,7 @@ std::optional<std::string> match(std::string_view pattern, std::string_view path
     return {};
   path.remove_prefix(before.size());
   path.remove_suffix(behind.size());
-  if (path.find('/') != std::string_view::npos) return {};
+  if (path.find('/') != std::string_view::npos && before != "/v1/models/") return {};
   return std::string(path);
 }
 
@@ -75,6 +75,7 @@ const std::vector<Service::Route>& Service::routes() {
       {{"GET", "/openapi.json", "this document", "", "Document"}, &Service::document},
       {{"GET", "/metrics", "what Prometheus reads", "", ""}, &Service::metrics},
       {{"GET", "/v1/models", "the model", "", "Models"}, &Service::models},
+      {{"GET", "/v1/models/{id}", "the same by its name", "", "Model"}, &Service::show_model},
       {{"GET", "/tokenizer_info", "special tokens and sizes", "", "TokenizerInfo"},
        &Service::tokenizer_info},
       {{"POST", "/tokenize", "a text's token ids", "TokenizeRequest", "Tokens"},
@@ -214,15 +215,23 @@ void Service::version(const HttpRequest&, const std::shared_ptr<Exchange>& excha
   respond(exchange, 200, {{"version", SALA_VERSION}});
 }
 
+OrderedJson Service::model_json() const {
+  const int64_t trained = files_.config.trained_context;
+  return {{"id", options_.name},
+          {"object", "model"},
+          {"created", started_},
+          {"owned_by", "sala"},
+          {"max_model_len", trained > 0 ? std::min(trained, longest()) : longest()},
+          {"meta", {{"vocab", files_.config.vocab}}}};
+}
+
 void Service::models(const HttpRequest&, const std::shared_ptr<Exchange>& exchange) {
-  respond(exchange, 200,
-          {{"object", "list"},
-           {"data", OrderedJson::array({{{"id", options_.name},
-                                         {"object", "model"},
-                                         {"created", started_},
-                                         {"owned_by", "sala"},
-                                         {"max_model_len", engine_.longest()},
-                                         {"meta", {{"vocab", files_.config.vocab}}}}})}});
+  respond(exchange, 200, {{"object", "list"}, {"data", OrderedJson::array({model_json()})}});
+}
+
+void Service::show_model(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
+  check_model(request.id);
+  respond(exchange, 200, model_json());
 }
 
 void Service::metrics(const HttpRequest&, const std::shared_ptr<Exchange>& exchange) {
@@ -244,7 +253,9 @@ void Service::tokenize(const HttpRequest& request, const std::shared_ptr<Exchang
   const std::vector<int> text = files_.tokenizer->encode(json[key].get<std::string>());
   tokens.insert(tokens.end(), text.begin(), text.end());
   respond(exchange, 200,
-          {{"tokens", tokens}, {"count", tokens.size()}, {"max_model_len", engine_.longest()}});
+          {{"tokens", tokens},
+           {"count", tokens.size()},
+           {"max_model_len", model_json()["max_model_len"]}});
 }
 
 std::vector<int> Service::ids_in(const OrderedJson& json, const char* field) const {
@@ -283,7 +294,7 @@ void Service::tokenizer_info(const HttpRequest&, const std::shared_ptr<Exchange>
            {"unk_token", piece(t.unk())},
            {"add_bos_token", t.adds_bos()},
            {"vocab_size", t.size()},
-           {"model_max_length", engine_.longest()},
+           {"model_max_length", model_json()["max_model_len"]},
            {"chat_template", files_.chat_template ? OrderedJson("present") : OrderedJson()}});
 }
 

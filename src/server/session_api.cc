@@ -58,7 +58,7 @@ OrderedJson Service::session_json(const Sessions::Entry& entry) const {
 
 void Service::load(const std::string& name) {
   try {
-    sessions_.load(name, engine_.longest(), [&](const auto& work) { engine_.call(work); });
+    sessions_.load(name, longest(), [&](const auto& work) { engine_.call(work); });
   } catch (const Error& e) {
     throw ApiError(409, e.what(), {}, "session_not_usable");
   }
