@@ -140,6 +140,14 @@ class Serve(tiny_model.WithModel):
             self.assertIsNone(logprobs["token_logprobs"][0])
             self.assertTrue(all(l < 0 for l in logprobs["token_logprobs"][1:]))
             self.assertGreaterEqual(len(logprobs["top_logprobs"][1]), 2)
+        whole = ask(prompt="hello all", echo=True, logprobs=0, max_tokens=2)[1]["choices"][0]
+        self.assertTrue(whole["text"].startswith("hello all"), whole["text"])  # and not with BOS
+        for piece, offset in zip(whole["logprobs"]["tokens"][1:], whole["logprobs"]["text_offset"][1:]):
+            if piece.isascii():
+                self.assertTrue(whole["text"].startswith(piece, offset), (piece, offset))
+        _, stream = self.server.ask("POST", "/v1/completions", {"prompt": "hello all", "echo": True, "max_tokens": 2, "temperature": 0, "stream": True})
+        texts = [json.loads(line[6:])["choices"][0]["text"] for line in stream.split("\n") if line.startswith("data: {")]
+        self.assertEqual("".join(texts), whole["text"])
         # The prompt's own numbers are those of a run that wrote it.
         written = ask(prompt=ids, logprobs=0)[1]["choices"][0]["logprobs"]
         longer = ids + [self.server.ask("POST", "/tokenize", {"prompt": t, "add_special_tokens": False})[1]["tokens"][0]

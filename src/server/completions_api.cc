@@ -130,8 +130,10 @@ void Service::completions(const HttpRequest& http, const std::shared_ptr<Exchang
   const std::optional<Bound> bound = this->bound(called);
   std::vector<Request> requests;
   std::vector<std::vector<int>> prompts;
+  std::vector<std::string> echoes;
   for (TextCompletion::Prompt& one : text.prompts) {
     std::vector<int> prompt = std::move(one.tokens);
+    const std::string echo = prompt.empty() ? one.text : files_.tokenizer->decode(prompt, false);
     if (prompt.empty()) {
       prompt = files_.raw_prefix();
       const std::vector<int> rest = files_.tokenizer->encode(one.text);
@@ -149,6 +151,7 @@ void Service::completions(const HttpRequest& http, const std::shared_ptr<Exchang
       request.after = i > 0 && prompts.size() == static_cast<size_t>(i) ? 1 : 0;
       requests.push_back(std::move(request));
       prompts.push_back(prompt);
+      if (text.echo) echoes.push_back(echo);
     }
   }
   Reply::Options options{.id = fmt::format("cmpl-{:08x}{:08x}", process_, next_++),
@@ -159,7 +162,7 @@ void Service::completions(const HttpRequest& http, const std::shared_ptr<Exchang
                          .usage_in_stream = text.usage_in_stream,
                          .usage_in_every_piece = text.usage_in_every_piece,
                          .logprobs = text.logprobs,
-                         .echo = text.echo};
+                         .echoes = std::move(echoes)};
   const auto reply =
       std::make_shared<Reply>(*files_.tokenizer, std::move(options), std::move(prompts));
   submit(http, exchange, reply, std::move(requests), bound);
