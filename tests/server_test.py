@@ -50,13 +50,17 @@ class Server:
 
     def ask(self, method, path, body=None, headers=None):
         """Returns (status, JSON or text)."""
+        return self.hear(method, path, body, headers)[:2]
+
+    def hear(self, method, path, body=None, headers=None):
+        """Returns (status, JSON or text, headers)."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         text = body if body is None or isinstance(body, (str, bytes)) else json.dumps(body)
         connection.request(method, path, text, headers or {})
         answer = connection.getresponse()
         data = answer.read().decode()
         connection.close()
-        return answer.status, json.loads(data) if answer.headers["Content-Type"] == "application/json" else data
+        return answer.status, json.loads(data) if answer.headers["Content-Type"] == "application/json" else data, answer.headers
 
     def chat(self, **fields):
         status, answer = self.ask("POST", "/v1/chat/completions", {"messages": HELLO, "temperature": 0, "max_tokens": 12} | fields)
@@ -223,9 +227,19 @@ class Serve(tiny_model.WithModel):
         self.assertEqual(post({"messages": [{"role": "user", "content": "a" * 9000}]})[1]["error"]["code"], "context_length_exceeded")
         self.assertEqual(self.server.ask("POST", "/v1/completions", {"prompt": [5, 99999]})[0], 400)
         self.assertEqual(self.server.ask("GET", "/nothing")[0], 404)
-        self.assertEqual(self.server.ask("GET", "/v1/chat/completions")[0], 405)
+        self.assertEqual(self.server.ask("GET", "/v1/models/other")[0], 404)
+        status, _, headers = self.server.hear("GET", "/v1/chat/completions")
+        self.assertEqual((status, headers["Allow"]), (405, "POST"))
+        self.assertEqual(self.server.hear("POST", "/v1/sessions/a")[2]["Allow"], "GET, DELETE")
+        status, answer = self.server.ask("POST", "/tokenize", b"\x1f\x8b", {"Content-Encoding": "gzip"})
+        self.assertEqual((status, answer["error"]["code"]), (415, "unsupported_encoding"))
+        tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+        for path in ("/v1/chat/completions", "/apply-template"):
+            status, answer = post({"messages": HELLO, "tools": [tool]}, path)  # the template shows none
+            self.assertEqual((status, answer["error"]["param"]), (400, "tools"))
         self.assertEqual(self.server.ask("GET", "/v1/models", headers={"Host": "evil.example"})[0], 403)
-        self.assertEqual(self.server.ask("POST", "/v1/chat/completions", b"x" * (65 << 20))[0], 413)
+        status, answer = self.server.ask("POST", "/v1/chat/completions", b"x" * (65 << 20))
+        self.assertEqual((status, answer["error"]["code"]), (413, "body_too_large"))
 
     def wait_for_running(self, count):
         end = time.monotonic() + 20
@@ -486,7 +500,8 @@ class Serve(tiny_model.WithModel):
         ask("", {"id": "small"})
         for path, body, status, words in (("", {"id": "../x"}, 400, "A-Z"), ("", {"id": 5}, 400, "A-Z"), ("", {"id": "small"}, 409, "small"),
                                           ("/none/ingest", {"text": "a"}, 404, "none"), ("/small/save", None, 400, "ingest"),
-                                          ("/small/ingest", {"tokens": [1, -1]}, 400, "tokens"), ("/small/ingest", {}, 400, "tokens"),
+                                          ("/small/ingest", {"tokens": [1, -1]}, 400, "tokens"), ("/small/ingest", {}, 400, "tokens"), ("/small/ingest", {"text": 5}, 400, "text is of type number"),
+                                          ("/small/ingest", {"tokens": 5}, 400, "tokens is no array"),
                                           ("/small/ingest", {"text": "hello " * 9000}, 400, "room for"), ("/small/load", None, 404, "disk"),
                                           ("/small/rollback", {"tokens": 5}, 400, "tokens"), ("/small/fork", {"at": -1}, 400, "at")):
             got, answer = ask(path, body)

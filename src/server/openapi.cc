@@ -12,7 +12,7 @@ namespace {
 constexpr std::string_view kSchemas = R"json({
 "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "object",
   "required": ["message", "type", "param", "code"], "properties": {"message": {"type": "string"},
-  "type": {"type": "string"}, "param": {"type": ["string", "null"]}, "code": {"type": ["string", "integer", "null"]}}}}},
+  "type": {"type": "string"}, "param": {"type": ["string", "null"]}, "code": {"type": ["string", "null"]}}}}},
 "Sampling": {"type": "object", "properties": {
   "model": {"type": ["string", "null"], "description": "the served model, or nothing"},
   "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 100},

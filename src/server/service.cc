@@ -130,25 +130,31 @@ void Service::respond(const std::shared_ptr<Exchange>& exchange, int status,
 }
 
 void Service::handle(HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
+  std::string allowed;  // methods of the path
   try {
     check_access(request);
+    const std::string coding = request.header("content-encoding");
+    if (!coding.empty() && coding != "identity")
+      throw ApiError(415, "the body is compressed (Content-Encoding); send it as it is", {},
+                     "unsupported_encoding");
     const Route* found = nullptr;
-    bool path = false;
     for (const Route& route : routes()) {
       const std::optional<std::string> id = match(route.about.path, request.path);
       if (!id) continue;
-      path = true;
       request.id = *id;
+      allowed += (allowed.empty() ? "" : ", ") + std::string(route.about.method);
       if (request.method == route.about.method ||
           (request.method == "HEAD" && std::string_view(route.about.method) == "GET"))
         found = &route;
     }
-    if (!path)
+    if (allowed.empty())
       throw ApiError(404, "there is no such path; /openapi.json lists those that are there");
-    if (found == nullptr) throw ApiError(405, fmt::format("{} takes another method", request.path));
+    if (found == nullptr)
+      throw ApiError(405, fmt::format("{} takes another method: {}", request.path, allowed));
     (this->*found->answer)(request, exchange);
   } catch (const ApiError& e) {
     HttpHeaders headers;
+    if (e.status == 405) headers.emplace_back("Allow", allowed);
     if (e.status == 401) headers.emplace_back("WWW-Authenticate", "Bearer");
     if (e.status == 429 || e.status == 503) headers.emplace_back("Retry-After", "1");
     respond(exchange, e.status, error_json(e.status, e.what(), e.param, e.code), headers);
@@ -260,7 +266,10 @@ void Service::tokenize(const HttpRequest& request, const std::shared_ptr<Exchang
 
 std::vector<int> Service::ids_in(const OrderedJson& json, const char* field) const {
   if (!json.contains(field) || !json[field].is_array())
-    throw ApiError(400, fmt::format("{} is missing; expected an array of token ids", field), field);
+    throw ApiError(400,
+                   fmt::format("{} is {}; expected an array of token ids", field,
+                               json.contains(field) ? "no array" : "missing"),
+                   field);
   std::vector<int> ids;
   for (const OrderedJson& id : json[field]) {
     if (!id.is_number_integer() || id.get<double>() < 0 ||

@@ -136,11 +136,17 @@ void Service::ingest_session(const HttpRequest& http, const std::shared_ptr<Exch
   const bool stream = stream_of(json);
   NamedText text = session(http.id);
   std::vector<int>& tokens = text.tokens;
-  if (json.contains("text") && json["text"].is_string()) {
+  if (json.contains("text") && !json["text"].is_null()) {
+    if (!json["text"].is_string())
+      throw ApiError(400,
+                     fmt::format("text is of type {}; expected a text", json["text"].type_name()),
+                     "text", "invalid_value");
     if (tokens.empty()) tokens = files_.raw_prefix();
     const std::vector<int> more = files_.tokenizer->encode(json["text"].get<std::string>());
     tokens.insert(tokens.end(), more.begin(), more.end());
   } else {
+    if (!json.contains("tokens"))
+      throw ApiError(400, "text is missing, or tokens", "text", "missing_value");
     const std::vector<int> more = ids_in(json, "tokens");
     tokens.insert(tokens.end(), more.begin(), more.end());
   }
