@@ -49,6 +49,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                          : sala::parse_tokenizer_model(std::as_bytes(std::span(file)), "fuzz");
     check(*tokenizer, text, false);
     check(*tokenizer, text, true);
+    check(*tokenizer, tokenizer->quote(text), true);
   } catch (const sala::Error&) {
   }
   return 0;

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -254,6 +255,22 @@ class Sessions(unittest.TestCase):
         done = self.ingest(f"k{finished}", self.long)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.expect_whole(f"k{finished}")
+
+    def test_a_first_ingest_that_fails_leaves_nothing(self):
+        def small_disk():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))
+        done = subprocess.run([str(harness.PROGRAM), *map(str, self.where(["session", "ingest", self.model, "big", self.long]))],
+                              env=harness.ENVIRONMENT, capture_output=True, preexec_fn=small_disk)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertFalse((self.sessions / "big").exists())
+        # What a killed one leaves is no session, and can be deleted.
+        (self.sessions / "dead").mkdir()
+        for name in ("lock", "kv-0", "tokens-0"):
+            (self.sessions / "dead" / name).write_text("x")
+        self.refuse(["its writer died before it had committed anything"], "session", "inspect", "dead")
+        self.sala("session", "delete", "dead")
+        self.assertFalse((self.sessions / "dead").exists())
 
     def test_two_writers(self):
         self.ingest("book", self.book)

@@ -77,6 +77,53 @@ std::vector<std::string> stops_of(const OrderedJson& field) {
   return stops;
 }
 
+std::vector<int> ids_of(const char* name, const OrderedJson& list) {
+  std::vector<int> ids;
+  ids.reserve(list.size());
+  for (const OrderedJson& id : list) {
+    if (!id.is_number_integer() || id.get<int64_t>() < 0 ||
+        id.get<int64_t>() > std::numeric_limits<int>::max())
+      refuse(name, fmt::format("{} has {} among its token ids", name, shown(id)));
+    ids.push_back(id.get<int>());
+  }
+  return ids;
+}
+
+/// Whether a value asks for nothing, of whatever a field may ask for.
+bool asks_nothing(const OrderedJson& value) {
+  return value.empty() || value == "" || value == false || value == 0;
+}
+
+/// Refuses what a client must not believe to have got.
+void refuse_what_is_not_there(const OrderedJson& json, int n) {
+  const Fields fields(json);
+  const auto asks = [&](const char* name) {
+    const OrderedJson* field = fields.find(name);
+    return field != nullptr && !asks_nothing(*field) ? field : nullptr;
+  };
+  for (const char* name : {"guided_json", "guided_regex", "guided_choice", "guided_grammar",
+                           "structured_outputs", "grammar", "json_schema"})
+    if (asks(name) != nullptr)
+      refuse(name, fmt::format("{} is given; this server does not constrain what it writes", name));
+  if (const OrderedJson* format = fields.find("response_format"))
+    if (type_of(*format) != "text")
+      refuse("response_format", "response_format is " + shown(*format) +
+                                    "; this server writes text only and does not constrain it");
+  if (const OrderedJson* choice = fields.find("tool_choice"))
+    if (*choice != "auto" && *choice != "none")
+      refuse("tool_choice", "tool_choice is " + shown(*choice) +
+                                "; expected \"auto\" or \"none\": no call can be forced here");
+  if (asks("suffix") != nullptr)
+    refuse("suffix", "suffix is given; this server writes behind a prompt only");
+  if (asks("min_tokens") != nullptr)
+    refuse("min_tokens", "min_tokens is given; ignore_eos with max_tokens gives a fixed length");
+  int best = n;
+  fields.number("best_of", 0, 1e9, best);
+  if (best > n)
+    refuse("best_of",
+           fmt::format("best_of is {}; this server gives all it writes: n is {}", best, n));
+}
+
 void read_common(const OrderedJson& json, const SamplingParams& defaults, Completion& c) {
   const Fields fields(json);
   SamplingParams& s = c.reply.sampling;
@@ -112,21 +159,26 @@ void read_common(const OrderedJson& json, const SamplingParams& defaults, Comple
   constexpr double kMost = 1 << 30;
   fields.number("max_tokens", 0, kMost, limit);
   fields.number("max_completion_tokens", 0, kMost, limit);
+  // llama.cpp's name, where -1 says nothing.
+  if (limit < 0) fields.number("n_predict", -1, kMost, limit);
   if (limit >= 0) c.limit = limit;
   fields.number("n", 1, kMostChoices, c.n);
   fields.boolean("stream", c.stream);
   fields.boolean("ignore_eos", c.ignore_eos);
   fields.text("prompt_cache_key", c.session);
   if (const OrderedJson* stop = fields.find("stop")) c.reply.stop_strings = stops_of(*stop);
+  if (const OrderedJson* ids = fields.find("stop_token_ids")) {
+    if (!ids->is_array() || std::ssize(*ids) > kMostStops)
+      refuse("stop_token_ids",
+             fmt::format("stop_token_ids is an array of at most {} token ids", kMostStops));
+    c.stop_tokens = ids_of("stop_token_ids", *ids);
+  }
   if (const OrderedJson* options = fields.find("stream_options")) {
     if (!options->is_object()) refuse("stream_options", "stream_options is not an object");
     Fields(*options).boolean("include_usage", c.usage_in_stream);
     Fields(*options).boolean("continuous_usage_stats", c.usage_in_every_piece);
   }
-  if (const OrderedJson* format = fields.find("response_format"))
-    if (type_of(*format) != "text")
-      refuse("response_format", "response_format is " + shown(*format) +
-                                    "; this server writes text only and does not constrain it");
+  refuse_what_is_not_there(json, c.n);
 }
 
 /// The text of a message's content: a text, or parts that are texts.
@@ -146,18 +198,6 @@ void flatten(OrderedJson& message, size_t index) {
     text += part["text"].get<std::string>();
   }
   content = text;
-}
-
-std::vector<int> ids_of(const OrderedJson& list) {
-  std::vector<int> ids;
-  ids.reserve(list.size());
-  for (const OrderedJson& id : list) {
-    if (!id.is_number_integer() || id.get<int64_t>() < 0 ||
-        id.get<int64_t>() > std::numeric_limits<int>::max())
-      refuse("prompt", "prompt has " + shown(id) + " among its token ids");
-    ids.push_back(id.get<int>());
-  }
-  return ids;
 }
 
 }  // namespace
@@ -182,10 +222,17 @@ ChatCompletion parse_chat(const std::string& body, const SamplingParams& default
   fields.boolean("logprobs", c.logprobs);
   int64_t top = 0;
   fields.number("top_logprobs", 0, kMostLogprobs, top);
+  if (top > 0 && !c.logprobs) refuse("top_logprobs", "top_logprobs wants logprobs to be true");
   if (c.logprobs) c.reply.logprobs = top;
+  bool echo = false;
+  fields.boolean("echo", echo);
+  if (echo) refuse("echo", "echo is for /v1/completions; a chat answers with its reply only");
   const OrderedJson* messages = fields.find("messages");
   if (messages == nullptr || !messages->is_array() || messages->empty())
-    refuse("messages", "messages is missing; expected an array of at least one message");
+    refuse("messages", fmt::format("messages is {}; expected an array of at least one message",
+                                   messages == nullptr    ? "missing"
+                                   : messages->is_array() ? "empty"
+                                                          : shown(*messages)));
   c.messages = *messages;
   for (size_t i = 0; i < c.messages.size(); ++i) {
     OrderedJson& message = c.messages[i];
@@ -233,7 +280,7 @@ TextCompletion parse_text(const std::string& body, const SamplingParams& default
     if (one.is_string())
       c.prompts.push_back({.text = one.get<std::string>(), .tokens = {}});
     else if (one.is_array() && !one.empty())
-      c.prompts.push_back({.text = {}, .tokens = ids_of(one)});
+      c.prompts.push_back({.text = {}, .tokens = ids_of("prompt", one)});
     else
       refuse("prompt",
              "prompt is " + shown(one) + "; expected a text, token ids, or an array of these");

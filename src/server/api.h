@@ -31,7 +31,8 @@ struct Completion {
   bool stream = false;
   bool usage_in_stream = false;
   bool usage_in_every_piece = false;
-  bool ignore_eos = false;
+  bool ignore_eos = false;  ///< then the reply ends at stop_tokens only
+  std::vector<int> stop_tokens{};
   bool logprobs = false;  ///< as reply.logprobs says
   std::string session;    ///< what the client calls its conversation; may be empty
 };

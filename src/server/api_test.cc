@@ -85,6 +85,8 @@ TEST(Api, RefusesByName) {
   expect_refused(chat(R"("messages":[{"role":"user","content":[{"type":{},"text":""}]}])"),
                  "messages[0].content", "texts only");
   expect_refused([] { parse_chat("{}", {}); }, "messages", "missing");
+  expect_refused([] { parse_chat(R"({"messages":[]})", {}); }, "messages", "empty");
+  expect_refused([] { parse_chat(R"({"messages":"hi"})", {}); }, "messages", "is \"hi\"");
   expect_refused(
       [] { parse_chat(R"({"messages":[{"role":"user","content":[{"type":"image_url"}]}]})", {}); },
       "messages[0].content", "texts only");
@@ -93,6 +95,46 @@ TEST(Api, RefusesByName) {
   for (const char* body : {"", "[]", "{", "nonsense", "\xff"})
     EXPECT_THROW(parse_chat(body, {}), ApiError) << body;
   EXPECT_THROW(parse_chat(std::string(100000, '['), {}), ApiError);
+}
+
+TEST(Api, RefusesWhatItWouldHaveToIgnore) {
+  const std::vector<std::pair<const char*, const char*>> asked = {
+      {"tool_choice", R"("required")"},
+      {"tool_choice", R"({"type":"function","function":{"name":"f"}})"},
+      {"guided_json", R"({"type":"object"})"},
+      {"guided_choice", R"(["a"])"},
+      {"structured_outputs", R"({"regex":"a"})"},
+      {"grammar", R"("root ::= \"a\"")"},
+      {"json_schema", R"({"type":"object"})"},
+      {"suffix", R"("end")"},
+      {"best_of", "2"},
+      {"min_tokens", "1"},
+      {"echo", "true"},
+      {"top_logprobs", "2"}};
+  for (const auto& [name, value] : asked)
+    expect_refused(
+        [&, name = name, value = value] {
+          parse_chat("{" + kHi + fmt::format(R"(,"{}":{}}})", name, value), {});
+        },
+        name, name);
+  expect_refused([] { parse_text(R"({"prompt":"a","suffix":"b"})", {}); }, "suffix", "suffix");
+  // What asks for nothing is no fault.
+  parse_chat("{" + kHi +
+                 R"(,"tool_choice":"auto","guided_json":null,"structured_outputs":{},"grammar":"",
+                     "suffix":"","best_of":1,"min_tokens":0,"echo":false,"top_logprobs":0})",
+             {});
+  parse_text(R"({"prompt":"a","n":2,"best_of":2,"tool_choice":"none","echo":true})", {});
+}
+
+TEST(Api, KnowsTheNamesOfOtherServers) {
+  const TextCompletion c = parse_text(R"({"prompt":"a","n_predict":9,"stop_token_ids":[3,4]})", {});
+  EXPECT_EQ(c.limit, 9);
+  EXPECT_EQ(c.stop_tokens, (std::vector<int>{3, 4}));
+  EXPECT_FALSE(parse_chat("{" + kHi + R"(,"n_predict":-1})", {}).limit.has_value());
+  expect_refused([] { parse_text(R"({"prompt":"a","stop_token_ids":[-1]})", {}); },
+                 "stop_token_ids", "-1");
+  expect_refused([] { parse_text(R"({"prompt":"a","stop_token_ids":5})", {}); }, "stop_token_ids",
+                 "array");
 }
 
 TEST(ThinkingSplitter, SplitsWhereverTheTextIsCut) {

@@ -67,18 +67,20 @@ Request Service::request_of(const Completion& completion, std::vector<int> promp
           400,
           fmt::format("the prompt has token {}; the vocabulary has {}", id, files_.config.vocab),
           "prompt");
-  const int64_t room = engine_.longest() - std::ssize(prompt);
+  const int64_t room = longest() - std::ssize(prompt);
   if (room < 1)
     throw ApiError(400,
                    fmt::format("the prompt has {} tokens and this server has room for {}, reply "
                                "included: start it with a larger --ctx-size",
-                               prompt.size(), engine_.longest()),
+                               prompt.size(), longest()),
                    "prompt", "context_length_exceeded");
   Request request;
   request.prompt = std::move(prompt);
   request.reply = completion.reply;
   request.reply.limit = std::min(completion.limit.value_or(room), room);
-  if (!completion.ignore_eos) request.reply.stop = files_.stop;
+  request.reply.stop = completion.stop_tokens;
+  if (!completion.ignore_eos)
+    request.reply.stop.insert(request.reply.stop.end(), files_.stop.begin(), files_.stop.end());
   request.caller = caller;
   request.reuse = options_.reuse;
   return request;
@@ -87,6 +89,7 @@ Request Service::request_of(const Completion& completion, std::vector<int> promp
 void Service::chat(const HttpRequest& http, const std::shared_ptr<Exchange>& exchange) {
   const ChatCompletion chat = parse_chat(http.body, files_.sampling);
   check_model(chat.model);
+  require_tools_seen(chat);
   const std::string text = render(chat, chat.messages, true);
   std::vector<int> prompt = files_.tokenizer->encode(text, {.parse_special = true});
   std::vector<int64_t> marks = marks_of(chat, prompt);
@@ -127,8 +130,10 @@ void Service::completions(const HttpRequest& http, const std::shared_ptr<Exchang
   const std::optional<Bound> bound = this->bound(called);
   std::vector<Request> requests;
   std::vector<std::vector<int>> prompts;
+  std::vector<std::string> echoes;
   for (TextCompletion::Prompt& one : text.prompts) {
     std::vector<int> prompt = std::move(one.tokens);
+    const std::string echo = prompt.empty() ? one.text : files_.tokenizer->decode(prompt, false);
     if (prompt.empty()) {
       prompt = files_.raw_prefix();
       const std::vector<int> rest = files_.tokenizer->encode(one.text);
@@ -146,6 +151,7 @@ void Service::completions(const HttpRequest& http, const std::shared_ptr<Exchang
       request.after = i > 0 && prompts.size() == static_cast<size_t>(i) ? 1 : 0;
       requests.push_back(std::move(request));
       prompts.push_back(prompt);
+      if (text.echo) echoes.push_back(echo);
     }
   }
   Reply::Options options{.id = fmt::format("cmpl-{:08x}{:08x}", process_, next_++),
@@ -156,7 +162,7 @@ void Service::completions(const HttpRequest& http, const std::shared_ptr<Exchang
                          .usage_in_stream = text.usage_in_stream,
                          .usage_in_every_piece = text.usage_in_every_piece,
                          .logprobs = text.logprobs,
-                         .echo = text.echo};
+                         .echoes = std::move(echoes)};
   const auto reply =
       std::make_shared<Reply>(*files_.tokenizer, std::move(options), std::move(prompts));
   submit(http, exchange, reply, std::move(requests), bound);

@@ -42,9 +42,13 @@ std::string head(int status, const std::string& type, const HttpHeaders& headers
 }
 
 std::string json_error(int status, const std::string& message) {
+  const char* code = status == 413   ? "body_too_large"
+                     : status == 431 ? "headers_too_large"
+                     : status == 503 ? "overloaded"
+                                     : "malformed_request";
   return fmt::format(
-      R"({{"error":{{"message":"{}","type":"invalid_request_error","param":null,"code":{}}}}})",
-      message, status);
+      R"({{"error":{{"message":"{}","type":"invalid_request_error","param":null,"code":"{}"}}}})",
+      message, code);
 }
 
 /// What a request's body adds to the sum of all, as long as it is in memory.

@@ -174,6 +174,7 @@ TEST_F(Http, RefusesWhatIsTooLargeTooSlowOrNoHttp) {
   EXPECT_NE(ask("GET /echo HTTP/1.1\r\nX: " + std::string(5000, 'x') + "\r\n\r\n").find(" 431 "),
             std::string::npos);
   EXPECT_NE(ask("nonsense\r\n\r\n").find(" 400 "), std::string::npos);
+  EXPECT_NE(ask("nonsense\r\n\r\n").find(R"("code":"malformed_request")"), std::string::npos);
   EXPECT_EQ(ask("POST /echo HTTP/1.1\r\nContent-Length: 5\r\n\r\nhi"),
             "");  // closed after a second
   EXPECT_NE(ask("POST /echo HTTP/1.1\r\nExpect: 100-continue\r\nConnection: "

@@ -12,7 +12,7 @@ namespace {
 constexpr std::string_view kSchemas = R"json({
 "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "object",
   "required": ["message", "type", "param", "code"], "properties": {"message": {"type": "string"},
-  "type": {"type": "string"}, "param": {"type": ["string", "null"]}, "code": {"type": ["string", "integer", "null"]}}}}},
+  "type": {"type": "string"}, "param": {"type": ["string", "null"]}, "code": {"type": ["string", "null"]}}}}},
 "Sampling": {"type": "object", "properties": {
   "model": {"type": ["string", "null"], "description": "the served model, or nothing"},
   "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 100},
@@ -27,11 +27,13 @@ constexpr std::string_view kSchemas = R"json({
     "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}},
   "max_tokens": {"type": ["integer", "null"], "minimum": 0, "maximum": 1073741824},
   "max_completion_tokens": {"type": ["integer", "null"], "minimum": 0, "maximum": 1073741824},
+  "n_predict": {"type": ["integer", "null"], "minimum": -1, "maximum": 1073741824},
   "n": {"type": ["integer", "null"], "minimum": 1, "maximum": "kMostChoices"},
   "stream": {"type": ["boolean", "null"]},
   "stream_options": {"type": ["object", "null"], "properties": {"include_usage": {"type": ["boolean", "null"]},
     "continuous_usage_stats": {"type": ["boolean", "null"]}}},
   "ignore_eos": {"type": ["boolean", "null"]},
+  "stop_token_ids": {"type": ["array", "null"], "maxItems": "kMostStops", "items": {"type": "integer", "minimum": 0, "maximum": 2147483647}},
   "stop": {"anyOf": [{"type": "null"}, {"type": "string", "minLength": 1, "maxLength": 256},
     {"type": "array", "maxItems": "kMostStops", "items": {"type": "string", "minLength": 1, "maxLength": 256}}]},
   "response_format": {"type": ["object", "null"], "required": ["type"], "properties": {"type": {"const": "text"}}},
@@ -68,7 +70,9 @@ constexpr std::string_view kSchemas = R"json({
     "text": {"type": "string"}, "message": {"type": "object", "required": ["role", "content"], "properties": {
       "role": {"const": "assistant"}, "content": {"type": "string"}, "reasoning_content": {"type": "string"}}}}}}}},
 "Models": {"type": "object", "required": ["object", "data"], "properties": {"object": {"const": "list"},
-  "data": {"type": "array", "items": {"type": "object", "required": ["id", "object"]}}}},
+  "data": {"type": "array", "items": {"$ref": "#/components/schemas/Model"}}}},
+"Model": {"type": "object", "required": ["id", "object", "max_model_len"], "properties": {"id": {"type": "string"},
+  "object": {"const": "model"}, "max_model_len": {"type": "integer"}}},
 "Status": {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}},
 "Version": {"type": "object", "required": ["version"], "properties": {"version": {"type": "string"}}},
 "Document": {"type": "object", "required": ["openapi", "paths"]},

@@ -7,9 +7,9 @@ namespace sala {
 namespace {
 
 /// Characters of a UTF-8 text.
-size_t length_of(std::string_view text) {
-  return static_cast<size_t>(std::ranges::count_if(
-      text, [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+int64_t length_of(std::string_view text) {
+  return std::ranges::count_if(
+      text, [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
 }
 
 std::string event_of(const OrderedJson& json) { return "data: " + text_of(json) + "\n\n"; }
@@ -34,8 +34,9 @@ std::string text_of(const OrderedJson& json) {
 
 Reply::Reply(const Tokenizer& tokenizer, Options options, std::vector<std::vector<int>> prompts)
     : tokenizer_(tokenizer), options_(std::move(options)), left_(prompts.size()) {
-  for (std::vector<int>& prompt : prompts)
-    choices_.push_back({.prompt = std::move(prompt),
+  for (size_t i = 0; i < prompts.size(); ++i)
+    choices_.push_back({.prompt = std::move(prompts[i]),
+                        .echo = i < options_.echoes.size() ? options_.echoes[i] : std::string(),
                         .splitter = ThinkingSplitter(options_.thinking),
                         .text = {},
                         .thought = {}});
@@ -182,7 +183,7 @@ OrderedJson Reply::text_logprobs(Choice& choice, const std::vector<int>& tokens,
   const auto add = [&](int token, const Logprobs* l) {
     const std::string piece = piece_of(token);
     pieces.push_back(piece);
-    offsets.push_back(choice.offset);
+    offsets.push_back(std::max<int64_t>(choice.offset, 0));
     choice.offset += length_of(piece);
     values.push_back(l != nullptr ? OrderedJson(l->chosen.logprob) : OrderedJson());
     OrderedJson top;
@@ -193,10 +194,14 @@ OrderedJson Reply::text_logprobs(Choice& choice, const std::vector<int>& tokens,
     }
     tops.push_back(top);
   };
-  if (with_prompt)
+  if (with_prompt) {
+    // The text has no BOS and no documents of a session: those are before it.
+    choice.offset = length_of(choice.echo);
+    for (const int token : choice.prompt) choice.offset -= length_of(piece_of(token));
     for (size_t i = 0; i < choice.prompt.size(); ++i)
       add(choice.prompt[i],
           i > 0 && i <= choice.prompt_logprobs.size() ? &choice.prompt_logprobs[i - 1] : nullptr);
+  }
   for (size_t i = 0; i < tokens.size(); ++i)
     add(tokens[i], i < logprobs.size() ? &logprobs[i] : nullptr);
   return {{"tokens", pieces},
@@ -233,8 +238,8 @@ void Reply::send_piece(size_t index, const ReplyEvent& event, Exchange& exchange
     one["logprobs"] = options_.logprobs && !event.logprobs.empty() ? chat_logprobs(event.logprobs)
                                                                    : OrderedJson();
   } else {
-    const bool with_prompt = options_.echo && !choice.begun;
-    one["text"] = (with_prompt ? tokenizer_.decode(choice.prompt, false) : "") + event.text;
+    const bool with_prompt = !options_.echoes.empty() && !choice.begun;
+    one["text"] = (with_prompt ? choice.echo : "") + event.text;
     one["logprobs"] = options_.logprobs
                           ? text_logprobs(choice, event.tokens, event.logprobs, with_prompt)
                           : OrderedJson();
@@ -271,10 +276,10 @@ void Reply::send_whole(Exchange& exchange) {
       one["message"] = message;
       one["logprobs"] = options_.logprobs ? chat_logprobs(choice.logprobs) : OrderedJson();
     } else {
-      one["text"] = (options_.echo ? tokenizer_.decode(choice.prompt, false) : "") + choice.text;
-      one["logprobs"] = options_.logprobs
-                            ? text_logprobs(choice, choice.tokens, choice.logprobs, options_.echo)
-                            : OrderedJson();
+      one["text"] = choice.echo + choice.text;
+      one["logprobs"] = options_.logprobs ? text_logprobs(choice, choice.tokens, choice.logprobs,
+                                                          !options_.echoes.empty())
+                                          : OrderedJson();
     }
     one["finish_reason"] = finish_reason(choice.last);
     json["choices"].push_back(one);

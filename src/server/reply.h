@@ -23,8 +23,8 @@ class Reply {
     bool chat = false;
     bool stream = false, usage_in_stream = false, usage_in_every_piece = false;
     bool logprobs = false;
-    bool echo = false;
-    bool thinking = false;  ///< the prompt has opened a thought
+    std::vector<std::string> echoes{};  ///< what each choice's text begins with, where asked for
+    bool thinking = false;              ///< the prompt has opened a thought
   };
   /// One choice for each prompt: the same one where a prompt has several.
   Reply(const Tokenizer& tokenizer, Options options, std::vector<std::vector<int>> prompts);
@@ -45,12 +45,13 @@ class Reply {
  private:
   struct Choice {
     std::vector<int> prompt;
+    std::string echo;  ///< what the text begins with
     ThinkingSplitter splitter;
     std::string text, thought;
     std::vector<int> tokens{};
     std::vector<Logprobs> logprobs{}, prompt_logprobs{};
     int64_t thought_tokens = 0;
-    size_t offset = 0;  ///< characters of text that logprobs have told so far
+    int64_t offset = 0;  ///< characters of text that logprobs have told so far
     bool begun = false;
     ReplyEvent last{};
   };

@@ -35,7 +35,16 @@ bool names_loopback(std::string host) {
     host = host.substr(0, host.rfind(':'));
   std::ranges::transform(host, host.begin(), [](unsigned char c) { return std::tolower(c); });
   return host == "localhost" || host == "[::1]" || host.ends_with(".localhost") ||
-         host.starts_with("127.");
+         (host.starts_with("127.") && host.find_first_not_of("0123456789.") == std::string::npos);
+}
+
+/// Whether a browser says that a page of another machine asks.
+bool comes_from_elsewhere(const HttpRequest& request) {
+  const std::string origin = request.header("origin");
+  const size_t host = origin.find("://");
+  const bool elsewhere = !origin.empty() && (host == std::string::npos || origin.ends_with("://") ||
+                                             !names_loopback(origin.substr(host + 3)));
+  return elsewhere || request.header("sec-fetch-site") == "cross-site";
 }
 
 /// What `path` has where `pattern` has {id}, nothing in particular where it has none; no value when
@@ -50,7 +59,7 @@ std::optional<std::string> match(std::string_view pattern, std::string_view path
     return {};
   path.remove_prefix(before.size());
   path.remove_suffix(behind.size());
-  if (path.find('/') != std::string_view::npos) return {};
+  if (path.find('/') != std::string_view::npos && before != "/v1/models/") return {};
   return std::string(path);
 }
 
@@ -66,6 +75,7 @@ const std::vector<Service::Route>& Service::routes() {
       {{"GET", "/openapi.json", "this document", "", "Document"}, &Service::document},
       {{"GET", "/metrics", "what Prometheus reads", "", ""}, &Service::metrics},
       {{"GET", "/v1/models", "the model", "", "Models"}, &Service::models},
+      {{"GET", "/v1/models/{id}", "the same by its name", "", "Model"}, &Service::show_model},
       {{"GET", "/tokenizer_info", "special tokens and sizes", "", "TokenizerInfo"},
        &Service::tokenizer_info},
       {{"POST", "/tokenize", "a text's token ids", "TokenizeRequest", "Tokens"},
@@ -120,25 +130,31 @@ void Service::respond(const std::shared_ptr<Exchange>& exchange, int status,
 }
 
 void Service::handle(HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
+  std::string allowed;  // methods of the path
   try {
     check_access(request);
+    const std::string coding = request.header("content-encoding");
+    if (!coding.empty() && coding != "identity")
+      throw ApiError(415, "the body is compressed (Content-Encoding); send it as it is", {},
+                     "unsupported_encoding");
     const Route* found = nullptr;
-    bool path = false;
     for (const Route& route : routes()) {
       const std::optional<std::string> id = match(route.about.path, request.path);
       if (!id) continue;
-      path = true;
       request.id = *id;
+      allowed += (allowed.empty() ? "" : ", ") + std::string(route.about.method);
       if (request.method == route.about.method ||
           (request.method == "HEAD" && std::string_view(route.about.method) == "GET"))
         found = &route;
     }
-    if (!path)
+    if (allowed.empty())
       throw ApiError(404, "there is no such path; /openapi.json lists those that are there");
-    if (found == nullptr) throw ApiError(405, fmt::format("{} takes another method", request.path));
+    if (found == nullptr)
+      throw ApiError(405, fmt::format("{} takes another method: {}", request.path, allowed));
     (this->*found->answer)(request, exchange);
   } catch (const ApiError& e) {
     HttpHeaders headers;
+    if (e.status == 405) headers.emplace_back("Allow", allowed);
     if (e.status == 401) headers.emplace_back("WWW-Authenticate", "Bearer");
     if (e.status == 429 || e.status == 503) headers.emplace_back("Retry-After", "1");
     respond(exchange, e.status, error_json(e.status, e.what(), e.param, e.code), headers);
@@ -155,6 +171,13 @@ void Service::check_access(const HttpRequest& request) const {
     if (options_.loopback && !names_loopback(request.header("host")))
       throw ApiError(
           403, "the Host header names another machine; give the server an API key to serve it");
+    const bool reads = request.method == "GET" || request.method == "HEAD";
+    if (!reads && comes_from_elsewhere(request))
+      throw ApiError(403,
+                     "a page of another machine sends this (Origin or Sec-Fetch-Site says so), and "
+                     "any page could: start the server with --api-key-file or --api-key and have "
+                     "the page send the key",
+                     {}, "cross_origin");
     return;
   }
   const std::string key = key_of(request);
@@ -198,15 +221,23 @@ void Service::version(const HttpRequest&, const std::shared_ptr<Exchange>& excha
   respond(exchange, 200, {{"version", SALA_VERSION}});
 }
 
+OrderedJson Service::model_json() const {
+  const int64_t trained = files_.config.trained_context;
+  return {{"id", options_.name},
+          {"object", "model"},
+          {"created", started_},
+          {"owned_by", "sala"},
+          {"max_model_len", trained > 0 ? std::min(trained, longest()) : longest()},
+          {"meta", {{"vocab", files_.config.vocab}}}};
+}
+
 void Service::models(const HttpRequest&, const std::shared_ptr<Exchange>& exchange) {
-  respond(exchange, 200,
-          {{"object", "list"},
-           {"data", OrderedJson::array({{{"id", options_.name},
-                                         {"object", "model"},
-                                         {"created", started_},
-                                         {"owned_by", "sala"},
-                                         {"max_model_len", engine_.longest()},
-                                         {"meta", {{"vocab", files_.config.vocab}}}}})}});
+  respond(exchange, 200, {{"object", "list"}, {"data", OrderedJson::array({model_json()})}});
+}
+
+void Service::show_model(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
+  check_model(request.id);
+  respond(exchange, 200, model_json());
 }
 
 void Service::metrics(const HttpRequest&, const std::shared_ptr<Exchange>& exchange) {
@@ -228,12 +259,17 @@ void Service::tokenize(const HttpRequest& request, const std::shared_ptr<Exchang
   const std::vector<int> text = files_.tokenizer->encode(json[key].get<std::string>());
   tokens.insert(tokens.end(), text.begin(), text.end());
   respond(exchange, 200,
-          {{"tokens", tokens}, {"count", tokens.size()}, {"max_model_len", engine_.longest()}});
+          {{"tokens", tokens},
+           {"count", tokens.size()},
+           {"max_model_len", model_json()["max_model_len"]}});
 }
 
 std::vector<int> Service::ids_in(const OrderedJson& json, const char* field) const {
   if (!json.contains(field) || !json[field].is_array())
-    throw ApiError(400, fmt::format("{} is missing; expected an array of token ids", field), field);
+    throw ApiError(400,
+                   fmt::format("{} is {}; expected an array of token ids", field,
+                               json.contains(field) ? "no array" : "missing"),
+                   field);
   std::vector<int> ids;
   for (const OrderedJson& id : json[field]) {
     if (!id.is_number_integer() || id.get<double>() < 0 ||
@@ -267,21 +303,40 @@ void Service::tokenizer_info(const HttpRequest&, const std::shared_ptr<Exchange>
            {"unk_token", piece(t.unk())},
            {"add_bos_token", t.adds_bos()},
            {"vocab_size", t.size()},
-           {"model_max_length", engine_.longest()},
+           {"model_max_length", model_json()["max_model_len"]},
            {"chat_template", files_.chat_template ? OrderedJson("present") : OrderedJson()}});
+}
+
+const ChatTemplate& Service::chat_template() const {
+  if (!files_.chat_template)
+    throw ApiError(400, "this model has no chat template: use /v1/completions", "messages");
+  return *files_.chat_template;
 }
 
 std::string Service::render(const ChatCompletion& chat, const OrderedJson& messages,
                             bool generation) const {
-  if (!files_.chat_template)
-    throw ApiError(400, "this model has no chat template: use /v1/completions", "messages");
-  return files_.chat_template->render(messages, chat.tools, generation, chat.variables);
+  return chat_template().render_for(*files_.tokenizer, messages, chat.tools, generation,
+                                    chat.variables);
+}
+
+void Service::require_tools_seen(const ChatCompletion& chat) const {
+  if (chat.tools.is_null()) return;
+  const auto prompt = [&](const OrderedJson& tools) {
+    return chat_template().render(chat.messages, tools, true, chat.variables);
+  };
+  if (prompt(chat.tools) == prompt(nullptr))
+    throw ApiError(400,
+                   "tools are given, and this model's chat template does not show them to the "
+                   "model: send none",
+                   "tools", "invalid_value");
 }
 
 void Service::apply_template(const HttpRequest& request,
                              const std::shared_ptr<Exchange>& exchange) {
   const ChatCompletion chat = parse_chat(request.body, files_.sampling);
-  respond(exchange, 200, {{"prompt", render(chat, chat.messages, true)}});
+  require_tools_seen(chat);
+  respond(exchange, 200,
+          {{"prompt", chat_template().render(chat.messages, chat.tools, true, chat.variables)}});
 }
 
 void Service::require_taken(const Engine::Submitted& submitted) {

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -23,8 +25,10 @@ namespace sala {
 struct ServiceOptions {
   std::string name;  ///< of the model, as clients call it
   std::vector<std::string>
-      keys;              ///< one of them must come with a request; empty: none is asked for
-  bool reuse = true;     ///< of what is remembered of earlier texts
+      keys;           ///< one of them must come with a request; empty: none is asked for
+  bool reuse = true;  ///< of what is remembered of earlier texts
+  /// Tokens that a prompt and its reply may have together, where the engine has room for more.
+  int64_t context = std::numeric_limits<int64_t>::max();
   bool loopback = true;  ///< only this machine is served: other names in Host are somebody's trick
   std::function<void(const std::string&)> log;  ///< hears a line for each request
 };
@@ -58,6 +62,9 @@ class Service {
   static int64_t now_seconds();  ///< since 1970
   void check_access(const HttpRequest& request) const;
   void check_model(const std::string& name) const;
+  /// Tokens that a prompt and its reply may have together.
+  int64_t longest() const { return std::min(options_.context, engine_.longest()); }
+  OrderedJson model_json() const;
   std::string caller_of(const HttpRequest& request, const std::string& session) const;
 
   void document(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
@@ -65,6 +72,7 @@ class Service {
   void ready(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void version(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void models(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void show_model(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void metrics(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void tokenize(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void detokenize(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
@@ -99,6 +107,11 @@ class Service {
                HttpHeaders headers = {});
   /// An array of the vocabulary's token ids. Throws ApiError.
   std::vector<int> ids_in(const OrderedJson& json, const char* field) const;
+  /// The model's. Throws ApiError where it has none.
+  const ChatTemplate& chat_template() const;
+  /// Throws ApiError where tools are given and the template does not use them.
+  void require_tools_seen(const ChatCompletion& chat) const;
+  /// A prompt for the tokenizer to encode with parse_special.
   std::string render(const ChatCompletion& chat, const OrderedJson& messages,
                      bool generation) const;
   std::vector<int64_t> marks_of(const ChatCompletion& chat, const std::vector<int>& prompt) const;

@@ -58,7 +58,7 @@ OrderedJson Service::session_json(const Sessions::Entry& entry) const {
 
 void Service::load(const std::string& name) {
   try {
-    sessions_.load(name, engine_.longest(), [&](const auto& work) { engine_.call(work); });
+    sessions_.load(name, longest(), [&](const auto& work) { engine_.call(work); });
   } catch (const Error& e) {
     throw ApiError(409, e.what(), {}, "session_not_usable");
   }
@@ -98,9 +98,7 @@ void Service::show_session(const HttpRequest& http, const std::shared_ptr<Exchan
 }
 
 void Service::delete_session(const HttpRequest& http, const std::shared_ptr<Exchange>& exchange) {
-  const Sessions::Entry entry = sessions_.entry(http.id);
-  if (!entry.in_memory && !entry.saved) session(http.id);
-  sessions_.remove(http.id);
+  if (!sessions_.remove(http.id)) session(http.id);  // which says that there is none
   respond(exchange, 200, {{"id", http.id}, {"object", "session"}, {"deleted", true}});
 }
 
@@ -112,6 +110,7 @@ void Service::fork_session(const HttpRequest& http, const std::shared_ptr<Exchan
   text.tokens.resize(static_cast<size_t>(at));
   text.documents = std::min(text.documents, at);
   text.parent = http.id;
+  text.stored = text.saved = false;
   const std::string name = name_of(json, fmt::format("session-{:08x}{:08x}", process_, next_++));
   if (!sessions_.add(name, std::move(text)))
     throw ApiError(409, fmt::format("there is a session {} already, or too many", name), "id",
@@ -137,11 +136,17 @@ void Service::ingest_session(const HttpRequest& http, const std::shared_ptr<Exch
   const bool stream = stream_of(json);
   NamedText text = session(http.id);
   std::vector<int>& tokens = text.tokens;
-  if (json.contains("text") && json["text"].is_string()) {
+  if (json.contains("text") && !json["text"].is_null()) {
+    if (!json["text"].is_string())
+      throw ApiError(400,
+                     fmt::format("text is of type {}; expected a text", json["text"].type_name()),
+                     "text", "invalid_value");
     if (tokens.empty()) tokens = files_.raw_prefix();
     const std::vector<int> more = files_.tokenizer->encode(json["text"].get<std::string>());
     tokens.insert(tokens.end(), more.begin(), more.end());
   } else {
+    if (!json.contains("tokens"))
+      throw ApiError(400, "text is missing, or tokens", "text", "missing_value");
     const std::vector<int> more = ids_in(json, "tokens");
     tokens.insert(tokens.end(), more.begin(), more.end());
   }

@@ -47,6 +47,8 @@ bool Sessions::replace(const std::string& name, uint64_t version, NamedText text
   const auto at = texts_.find(name);
   if (at == texts_.end() || at->second.version != version) return false;
   text.version = next_version_++;
+  text.stored = at->second.stored;
+  text.saved = at->second.saved && at->second.tokens == text.tokens;
   at->second = std::move(text);
   return true;
 }
@@ -54,19 +56,24 @@ bool Sessions::replace(const std::string& name, uint64_t version, NamedText text
 void Sessions::converse(const std::string& name, uint64_t version, std::vector<int> tokens) {
   const Lock lock(mutex_);
   const auto at = texts_.find(name);
-  if (at != texts_.end() && at->second.version == version) at->second.tokens = std::move(tokens);
+  if (at == texts_.end() || at->second.version != version) return;
+  at->second.saved &= at->second.tokens == tokens;
+  at->second.tokens = std::move(tokens);
 }
 
-void Sessions::remove(const std::string& name) {
-  if (saved(name)) StoredSession::remove(dir(name));
+bool Sessions::remove(const std::string& name) {
+  const bool on_disk =
+      is_name(name) && (StoredSession::exists(dir(name)) || StoredSession::is_abandoned(dir(name)));
+  if (on_disk) StoredSession::remove(dir(name));
   const Lock lock(mutex_);
-  texts_.erase(name);
+  return texts_.erase(name) > 0 || on_disk;
 }
 
 Sessions::Entry Sessions::entry(const std::string& name) const {
   Entry entry{.name = name, .saved = saved(name)};
   if (const auto text = find(name)) {
     entry.in_memory = true;
+    entry.saved &= text->saved;
     entry.tokens = std::ssize(text->tokens);
     entry.documents = text->documents;
   } else if (entry.saved) {
@@ -93,9 +100,14 @@ std::vector<Sessions::Entry> Sessions::list() const {
   return all;
 }
 
-void Sessions::save(const std::string& name, const NamedText& text, Runner& runner,
-                    Hold& hold) const {
+void Sessions::save(const std::string& name, const NamedText& text, Runner& runner, Hold& hold) {
   const fs::path to = dir(name);
+  if (text.stored && !StoredSession::exists(to))
+    fail(
+        "session {} was deleted on the disk: fork it and save the fork to keep what is in memory, "
+        "or "
+        "delete it here too",
+        name);
   // What a fork has in common with a saved parent is shared on the disk too.
   if (!StoredSession::exists(to) && saved(text.parent)) StoredSession::fork(dir(text.parent), to);
   const SessionFacts here = options_.facts();
@@ -107,6 +119,11 @@ void Sessions::save(const std::string& name, const NamedText& text, Runner& runn
   std::optional<int64_t> turn;  // its first message begins behind the documents
   if (std::ssize(text.tokens) > text.documents && same <= text.documents) turn = text.documents;
   session.save(runner, hold, text.tokens, turn);
+  const Lock lock(mutex_);
+  const auto at = texts_.find(name);
+  if (at == texts_.end()) return;
+  at->second.stored = true;
+  at->second.saved = at->second.tokens == text.tokens;
 }
 
 void Sessions::load(const std::string& name, int64_t longest, const OnEngine& on_engine) {
@@ -118,7 +135,8 @@ void Sessions::load(const std::string& name, int64_t longest, const OnEngine& on
         "session {} has {} tokens and this server has room for {}: start it with a larger "
         "--ctx-size",
         name, count, longest);
-  NamedText text{.tokens = {session.tokens().begin(), session.tokens().end()}};
+  NamedText text{
+      .tokens = {session.tokens().begin(), session.tokens().end()}, .stored = true, .saved = true};
   const auto& turns = session.manifest().turns;
   text.documents = turns.empty() ? count : turns.front();
   on_engine([&](Runner& runner) {

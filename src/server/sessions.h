@@ -20,6 +20,8 @@ struct NamedText {
   int64_t documents = 0;
   std::string parent{};  ///< what it was forked from
   uint64_t version = 0;  ///< another one whenever the documents change
+  bool stored = false;   ///< it has been on the disk under its name
+  bool saved = false;    ///< and was then as it is
 };
 
 /// The sessions of a server: names for texts. Their memory is what the cache remembers of them, so
@@ -49,20 +51,23 @@ class Sessions {
   bool replace(const std::string& name, uint64_t version, NamedText text);
   /// Notes a conversation behind the documents of `version`, if they are still those.
   void converse(const std::string& name, uint64_t version, std::vector<int> tokens);
-  /// Removes one from memory and disk. Throws Error when another process writes it.
-  void remove(const std::string& name);
+  /// Removes one from memory and disk, and what a first save that was killed has left of it; false
+  /// when there is nothing. Throws Error when another process writes it.
+  bool remove(const std::string& name);
 
   struct Entry {
     std::string name;
     int64_t tokens = 0, documents = 0;
-    bool in_memory = false, saved = false;
+    bool in_memory = false;
+    bool saved = false;    ///< all of it is on the disk
     std::string damage{};  ///< why the one on the disk cannot be read
   };
   Entry entry(const std::string& name) const;
   std::vector<Entry> list() const;
 
-  /// Makes the session on the disk `text`, which `hold` has read. On the engine's thread.
-  void save(const std::string& name, const NamedText& text, Runner& runner, Hold& hold) const;
+  /// Makes the session on the disk `text`, which `hold` has read. On the engine's thread. Throws
+  /// Error when somebody has deleted it there.
+  void save(const std::string& name, const NamedText& text, Runner& runner, Hold& hold);
   /// Has something done on the engine's thread, with a free slot, and waits for it.
   using OnEngine = std::function<void(const std::function<void(Runner&)>& work)>;
   /// Checks the session on the disk, of less than `longest` tokens, has the cache remember it and

@@ -53,7 +53,14 @@ File StoredSession::lock_to_write(const fs::path& dir) {
 }
 
 StoredSession StoredSession::open(const fs::path& dir, Access access) {
-  if (!exists(dir)) fail("{}: not a session: there is no manifest.json", dir.string());
+  if (!exists(dir)) {
+    if (is_abandoned(dir))
+      fail(
+          "{}: not a session: its writer died before it had committed anything; make it again, or "
+          "delete it",
+          dir.string());
+    fail("{}: not a session: there is no manifest.json", dir.string());
+  }
   if (access == Access::write) {
     File lock = lock_to_write(dir);
     const std::string text = manifest_text(dir);

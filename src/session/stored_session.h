@@ -38,10 +38,18 @@ class StoredSession {
   /// Makes a session `to` that is what `from` is now, sharing its files; either may then grow or be
   /// removed.
   static StoredSession fork(const std::filesystem::path& from, const std::filesystem::path& to);
-  /// Removes a session. Throws Error when another process writes it.
+  /// Removes a session, or what a writer that died before its first commit has left. Throws Error
+  /// when another process writes it.
   static void remove(const std::filesystem::path& dir);
+  /// Whether a directory holds only what such a writer leaves.
+  static bool is_abandoned(const std::filesystem::path& dir);
   /// Whether a directory is a session.
   static bool exists(const std::filesystem::path& dir);
+
+  StoredSession(StoredSession&&) = default;
+  StoredSession& operator=(StoredSession&&) = default;
+  /// A session that was never committed goes without a trace.
+  ~StoredSession();
 
   const std::filesystem::path& dir() const { return dir_; }
   const Manifest& manifest() const { return manifest_; }
@@ -109,6 +117,7 @@ class StoredSession {
   void drop_unused_segments();
   void commit_manifest();
   void sweep() const;
+  void remove_files();
 
   std::filesystem::path dir_;
   File lock_;  ///< open: this is the writer

@@ -225,6 +225,38 @@ TEST_F(StoredSessions, RemoveLeavesFilesOfOthers) {
   expect_error([&] { open("none"); }, {"/none: not a session"});
 }
 
+TEST_F(StoredSessions, WhatWasNeverCommittedLeavesNoTrace) {
+  {
+    StoredSession session = create("a");
+    grow(session, some(9));
+    StoredSession moved = std::move(session);
+    EXPECT_TRUE(fs::exists(scratch_.dir() / "a/kv-0"));
+  }
+  EXPECT_FALSE(fs::exists(scratch_.dir() / "a"));
+  {
+    StoredSession session = create("a");
+    scratch_.write("a/notes-1", "mine");
+    grow(session, some(9));
+  }
+  EXPECT_EQ(files("a"), 1U);
+  expect_error([&] { open("a"); }, {"/a: not a session: there is no manifest.json"});
+  expect_error([&] { StoredSession::remove(scratch_.dir() / "a"); }, {"/a: not a session"});
+}
+
+TEST_F(StoredSessions, WhatADeadFirstWriterLeftCanBeRemoved) {
+  fs::create_directory(scratch_.dir() / "a");
+  for (const char* name : {"lock", "tokens-0", "kv-0", "index-0", "state-1", "manifest.json.new"})
+    scratch_.write(fmt::format("a/{}", name), "x");
+  EXPECT_TRUE(session_names(scratch_.dir()).empty());
+  expect_error([&] { open("a"); }, {"/a: not a session: its writer died"});
+  {
+    const File writer = File::try_lock(scratch_.dir() / "a/lock");
+    expect_error([&] { StoredSession::remove(scratch_.dir() / "a"); }, {"another process"});
+  }
+  StoredSession::remove(scratch_.dir() / "a");
+  EXPECT_FALSE(fs::exists(scratch_.dir() / "a"));
+}
+
 TEST_F(StoredSessions, NumericsAreKeptByPosition) {
   StoredSession session = create("a");
   grow(session, some(10));

@@ -96,15 +96,42 @@ void StoredSession::link_files_of(const StoredSession& source) const {
 }
 
 void StoredSession::remove(const fs::path& dir) {
-  if (!exists(dir)) fail("{}: not a session: there is no manifest.json", dir.string());
+  if (!exists(dir) && !is_abandoned(dir))
+    fail("{}: not a session: there is no manifest.json", dir.string());
   StoredSession session(dir, lock_to_write(dir));
   remove_file(dir / "manifest.json");  // from here on there is no session
   sync_directory(dir);
-  session.sweep();
-  remove_file(dir / "lock");
-  if (::rmdir(dir.c_str()) != 0)
-    fail("{}: the session is gone, but the directory cannot be removed: {}", dir.string(),
-         std::strerror(errno));
+  session.remove_files();
+}
+
+bool StoredSession::is_abandoned(const fs::path& dir) {
+  std::error_code error;
+  fs::directory_iterator files(dir, error);
+  return !error && std::all_of(begin(files), end(files), [](const fs::directory_entry& entry) {
+    const std::string name = entry.path().filename();
+    return name == "lock" || is_ours(name);
+  });
+}
+
+StoredSession::~StoredSession() {
+  if (!lock_.is_open() || exists(dir_)) return;
+  try {
+    remove_files();
+  } catch (const Error&) {  // StoredSession::remove can try again
+  }
+}
+
+/// Removes all files of a session that does not exist, and its directory.
+void StoredSession::remove_files() {
+  manifest_ = {};
+  sweep();
+  remove_file(dir_ / "lock");
+  const bool removed = ::rmdir(dir_.c_str()) == 0;
+  const int reason = errno;
+  lock_ = {};  // what is there from now on is somebody else's
+  if (!removed)
+    fail("{}: the session is gone, but the directory cannot be removed: {}", dir_.string(),
+         std::strerror(reason));
 }
 
 /// Removes the files that the manifest does not name: they were never committed, or are no longer

@@ -73,7 +73,11 @@ void AddedTokens::add(const AddedToken& token, int id, const Normalizer& normali
   }
   if (!form.empty()) (token.normalized ? normalized_ : raw_).add(form, id);
   ids_[token.content] = id;
-  if (token.special) special_.insert(token.content);
+  if (token.special) {
+    special_.insert(token.content);
+    special_spellings_.add(token.content, id);
+    if (!form.empty()) special_spellings_.add(form, id);
+  }
   tokens_[id] = token;
 }
 
@@ -88,7 +92,7 @@ std::vector<AddedTokens::Part> AddedTokens::split(std::string_view text, bool no
     if (match.value < 0) break;
     from = match.end;
     const AddedToken& token = tokens_.at(match.value);
-    if (token.special && !parse_special) continue;
+    if (token.special && (!parse_special || text.substr(match.end).starts_with(kQuote))) continue;
     if (token.single_word && touches_word(text, match.begin, match.end)) continue;
     size_t begin = match.begin;
     size_t end = match.end;

@@ -63,8 +63,17 @@ class AddedTokens {
     int id = -1;  ///< -1: ordinary text
   };
 
+  /// Stands behind the first character of a special token's spelling that is no token.
+  static constexpr std::string_view kQuote = "\xEF\xB7\x90";
+
   /// Cuts `text` at the tokens that are looked for in raw (`normalized` false) or normalised text.
+  /// With `parse_special`, kQuote in a part of ordinary text is for the caller to drop.
   std::vector<Part> split(std::string_view text, bool normalized, bool parse_special) const;
+
+  /// Whether a special token is spelled at `at`, as it is written or as normalised text has it.
+  bool spells_special(std::string_view text, size_t at) const {
+    return special_spellings_.find_at(text, at).value >= 0;
+  }
 
   bool has(bool normalized) const { return !(normalized ? normalized_ : raw_).empty(); }
   const AddedToken* find(int id) const;
@@ -85,6 +94,7 @@ class AddedTokens {
  private:
   Trie raw_;
   Trie normalized_;
+  Trie special_spellings_;
   std::map<int, AddedToken> tokens_;
   std::unordered_map<int, std::string> normal_forms_;
   std::unordered_map<std::string, int> ids_;

@@ -6,6 +6,7 @@
 #include "text/jinja/interpreter.h"
 #include "text/jinja/parser.h"
 #include "text/json_fields.h"
+#include "text/tokenizer.h"
 #include "text/unicode.h"
 
 namespace sala {
@@ -24,6 +25,19 @@ jinja::Template parse_named(std::string_view source, const std::string& name) {
   } catch (const jinja::LineError& e) {
     fail("{}:{}: {}", name, e.line(), e.what());
   }
+}
+
+OrderedJson quoted(const Tokenizer& tokenizer, const OrderedJson& json) {
+  if (json.is_string()) return tokenizer.quote(json.get_ref<const std::string&>());
+  if (!json.is_structured()) return json;
+  OrderedJson all(json.type());
+  for (const auto& [key, value] : json.items()) {
+    if (json.is_array())
+      all.push_back(quoted(tokenizer, value));
+    else
+      all[tokenizer.quote(key)] = quoted(tokenizer, value);
+  }
+  return all;
 }
 
 }  // namespace
@@ -69,6 +83,13 @@ std::string ChatTemplate::render(const OrderedJson& messages, const OrderedJson&
 std::string ChatTemplate::render(const OrderedJson& messages, const OrderedJson& tools,
                                  bool add_generation_prompt) const {
   return render(messages, tools, add_generation_prompt, OrderedJson::object());
+}
+
+std::string ChatTemplate::render_for(const Tokenizer& tokenizer, const OrderedJson& messages,
+                                     const OrderedJson& tools, bool add_generation_prompt,
+                                     const OrderedJson& variables) const {
+  return render(quoted(tokenizer, messages), quoted(tokenizer, tools), add_generation_prompt,
+                quoted(tokenizer, variables));
 }
 
 namespace {

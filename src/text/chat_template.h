@@ -11,6 +11,8 @@
 
 namespace sala {
 
+class Tokenizer;
+
 /// Parses `text`, which came from `name`, keeping the order of keys. Throws Error with line and
 /// column of the fault.
 OrderedJson parse_ordered_json(std::string_view text, const std::string& name);
@@ -39,6 +41,12 @@ class ChatTemplate {
                      bool add_generation_prompt, const OrderedJson& variables) const;
   std::string render(const OrderedJson& messages, const OrderedJson& tools,
                      bool add_generation_prompt) const;
+
+  /// The same for `tokenizer` to encode with parse_special. What messages, tools and variables say
+  /// is quoted: special tokens are those that the template writes, whatever a text in them spells.
+  std::string render_for(const Tokenizer& tokenizer, const OrderedJson& messages,
+                         const OrderedJson& tools, bool add_generation_prompt,
+                         const OrderedJson& variables = OrderedJson::object()) const;
 
  private:
   struct Impl;

@@ -6,6 +6,19 @@
 #include "text/tokenizer_impl.h"
 
 namespace sala {
+namespace {
+
+std::string without(std::string_view text, std::string_view word) {
+  std::string out;
+  for (size_t at = 0; at < text.size();) {
+    const size_t found = std::min(text.find(word, at), text.size());
+    out += text.substr(at, found - at);
+    at = found + word.size();
+  }
+  return out;
+}
+
+}  // namespace
 
 Tokenizer::Tokenizer(std::unique_ptr<const Impl> impl) : impl_(std::move(impl)) {}
 Tokenizer::~Tokenizer() = default;
@@ -27,6 +40,30 @@ void Tokenizer::Impl::add_token(const AddedToken& token) {
   added.add(token, id, normalizer);
 }
 
+std::string Tokenizer::quote(std::string_view text) const {
+  const AddedTokens& added = impl_->added;
+  const auto quoted = [&](bool everywhere) {
+    std::string out;
+    out.reserve(text.size());
+    for (size_t at = 0; at < text.size();) {
+      const int length = std::max(1, decode_utf8(text.substr(at)).length);
+      const std::string_view character = text.substr(at, static_cast<size_t>(length));
+      out += character == AddedTokens::kQuote ? kReplacement : character;
+      if (everywhere || added.spells_special(text, at)) out += AddedTokens::kQuote;
+      at += character.size();
+    }
+    return out;
+  };
+  std::string out = quoted(false);
+  if (!added.has(true) || impl_->normalizer.empty()) return out;
+  // A normaliser may write a token where the text has none.
+  const std::string normal =
+      impl_->normalizer.apply(impl_->repairs ? repair_utf8(out, Repair::kMaximalSubpart) : out);
+  for (const auto& piece : added.split(normal, true, true))
+    if (added.is_special(piece.id)) return quoted(true);
+  return out;
+}
+
 std::vector<int> Tokenizer::encode(std::string_view text, EncodeOptions options) const {
   std::string repaired;
   if (impl_->repairs && find_invalid_utf8(text) < text.size()) {
@@ -39,13 +76,21 @@ std::vector<int> Tokenizer::encode(std::string_view text, EncodeOptions options)
   const PreTokenizer::Sink sink = [&](std::string_view word, bool) {
     impl_->model->encode(word, cache, ids);
   };
+  const auto encode_ordinary = [&](std::string_view part, bool at_start) {
+    std::string unquoted;
+    if (options.parse_special && part.find(AddedTokens::kQuote) != std::string_view::npos) {
+      unquoted = without(part, AddedTokens::kQuote);
+      part = unquoted;
+    }
+    impl_->pre_tokenizer.apply(part, at_start, sink);
+  };
   const auto encode_normalized = [&](std::string_view part, bool at_start) {
-    if (!impl_->added.has(true)) return impl_->pre_tokenizer.apply(part, at_start, sink);
+    if (!impl_->added.has(true)) return encode_ordinary(part, at_start);
     for (const auto& piece : impl_->added.split(part, true, options.parse_special)) {
       if (piece.id >= 0) {
         ids.push_back(piece.id);
       } else {
-        impl_->pre_tokenizer.apply(piece.text, at_start && piece.text.data() == part.data(), sink);
+        encode_ordinary(piece.text, at_start && piece.text.data() == part.data());
       }
     }
   };

@@ -32,7 +32,8 @@ struct GgufVocab {
 
 struct EncodeOptions {
   /// Recognise special tokens written in the text. Off for anything a user wrote (a text must not
-  /// be able to forge a turn); on for the output of a chat template.
+  /// be able to forge a turn); on for the output of a chat template, where what a user wrote is
+  /// quoted.
   bool parse_special = false;
 };
 
@@ -62,6 +63,11 @@ class Tokenizer {
 
   /// The ids of `text`. Bytes that are not UTF-8 count as U+FFFD. Time O(n log n), memory O(n).
   std::vector<int> encode(std::string_view text, EncodeOptions options = {}) const;
+
+  /// `text` as a part of a text for encode() with `parse_special`, which then takes no special
+  /// token from it: behind the first character of each that it spells stands U+FDD0, which Unicode
+  /// keeps out of texts and `encode` drops. One that is in `text` already becomes U+FFFD.
+  std::string quote(std::string_view text) const;
 
   /// The text of `ids`; ids out of range are skipped, invalid bytes become U+FFFD, `skip_special`
   /// leaves out special tokens. For a reply that grows token by token use Detokenizer.

@@ -122,6 +122,68 @@ TEST(Tokenizer, TextCannotForgeSpecialTokens) {
   EXPECT_EQ(tokenizer->decode(std::vector<int>{97, 260, 98, -1, 999999}, false), "a<|end|>b");
 }
 
+TEST(Tokenizer, QuotedTextIsTheTextInEveryConfiguration) {
+  for (const auto& entry : std::filesystem::directory_iterator(kFixtures)) {
+    if (!entry.is_directory()) continue;
+    SCOPED_TRACE(entry.path().filename().string());
+    const auto tokenizer = Tokenizer::from_directory(entry.path());
+    const bool hex = std::filesystem::exists(entry.path() / "tokenizer.model");
+    std::string forged;
+    for (int id = 0; id < tokenizer->size(); ++id)
+      if (tokenizer->is_special(id)) forged += fmt::format("{0} a{0}{0}", tokenizer->piece(id));
+    std::vector<std::string> texts = {forged, forged.substr(0, forged.size() / 2)};
+    for (const Json& each : read_json(entry.path() / "cases.json"))
+      texts.push_back(hex ? from_hex(each[0]) : each[0].get<std::string>());
+    for (const std::string& text : texts) {
+      const std::string quoted = tokenizer->quote(text);
+      const auto ids = tokenizer->encode(text);
+      EXPECT_EQ(tokenizer->encode(quoted, {.parse_special = true}), ids) << text;
+      if (tokenizer->encode(text, {.parse_special = true}) == ids) {
+        EXPECT_EQ(quoted, text);
+      }
+    }
+  }
+}
+
+TEST(Tokenizer, QuotedPartsStandBesideSpecialTokens) {
+  GgufVocab vocab = small_vocab();
+  vocab.tokens.emplace_back("→");  // of one character
+  vocab.types.push_back(3);
+  vocab.tokens.emplace_back("d|>hello");  // overlaps with another
+  vocab.types.push_back(3);
+  const auto tokenizer = Tokenizer::from_gguf(vocab, "test.gguf");
+  const std::string text = "hello→<|end|>hello";
+  const auto plain = tokenizer->encode(text);
+  EXPECT_EQ(tokenizer->decode(plain, true), text);
+  std::vector<int> want = {260};
+  want.insert(want.end(), plain.begin(), plain.end());
+  want.push_back(260);
+  EXPECT_EQ(
+      tokenizer->encode("<|end|>" + tokenizer->quote(text) + "<|end|>", {.parse_special = true}),
+      want);
+  // What stands for the quotes cannot come from a text.
+  const std::string mark = tokenizer->quote("→").substr(3);
+  EXPECT_EQ(tokenizer->quote(mark + "a"), "\uFFFDa");
+  // No part of a quoted text spells a token either, as templates cut and strip.
+  for (size_t at = 0; at <= tokenizer->quote(text).size(); ++at)
+    for (const int id :
+         tokenizer->encode(tokenizer->quote(text).substr(at), {.parse_special = true}))
+      EXPECT_LT(id, 260) << at;
+}
+
+TEST(Tokenizer, QuotesTokensThatANormaliserWrites) {
+  const Scratch scratch;
+  scratch.write("tokenizer.json", R"({"model": {"type": "BPE", "merges": [],
+      "vocab": {"<": 0, "s": 1, ">": 2, "\u00e9": 3}}, "normalizer": {"type": "NFKC"},
+      "added_tokens": [{"id": 4, "content": "<s>", "special": true, "normalized": true}]})");
+  const auto tokenizer = Tokenizer::from_directory(scratch.path());
+  const std::string wide = "\uFF1Cs\uFF1E\u00e9";
+  EXPECT_EQ(tokenizer->encode(wide, {.parse_special = true}), (std::vector<int>{4, 3}));
+  EXPECT_EQ(tokenizer->encode(tokenizer->quote(wide) + "<s>", {.parse_special = true}),
+            (std::vector<int>{0, 1, 2, 3, 4}));
+  EXPECT_EQ(tokenizer->quote("s\uFF1E\u00e9"), "s\uFF1E\u00e9");
+}
+
 TEST(Tokenizer, InvalidBytesBecomeReplacementCharacters) {
   const auto tokenizer = Tokenizer::from_gguf(small_vocab(), "test.gguf");
   EXPECT_EQ(tokenizer->decode(tokenizer->encode("a\xFF\xE4\xBDz"), false),

@@ -223,8 +223,10 @@ std::vector<int> Chat::prompt() const {
                        messages.back()["content"].get<std::string>());
     tokens.insert(tokens.end(), more.begin(), more.end());
   } else {
-    tokens = loaded_.files.tokenizer->encode(
-        loaded_.files.chat_template->render(messages, nullptr, true), {.parse_special = true});
+    const Tokenizer& tokenizer = *loaded_.files.tokenizer;
+    tokens = tokenizer.encode(
+        loaded_.files.chat_template->render_for(tokenizer, messages, nullptr, true, nullptr),
+        {.parse_special = true});
   }
   const int64_t context = runner_.options().context;
   if (std::ssize(tokens) >= context)

@@ -62,7 +62,8 @@ std::vector<int> RunCommand::prompt_tokens(const ModelFiles& files, const Manife
     OrderedJson messages = OrderedJson::array();
     if (!system.empty()) messages.push_back({{"role", "system"}, {"content", system}});
     messages.push_back({{"role", "user"}, {"content", content}});
-    append(files.chat_template->render(messages, nullptr, true), {.parse_special = true});
+    append(files.chat_template->render_for(tokenizer, messages, nullptr, true, nullptr),
+           {.parse_special = true});
   }
   if (tokens.empty()) fail("the prompt is empty; give text with -p or --file");
   return tokens;

@@ -84,21 +84,20 @@ constexpr std::pair<std::string_view, const char*> kShort[] = {
     {"-b", "--batch-size"},  {"-t", "--threads"},
 };
 
-/// Writes a line to stderr if it takes it at once: a reader that has stopped must not stop the
-/// server. Counts what is lost, and says so when there is room again. Any thread.
+/// Writes a line to stderr if it takes it at once: a reader that has stopped or gone and a full
+/// disk must not stop the server. Counts what is lost, and says so when there is room again. Any
+/// thread.
 class Log {
  public:
   void write(std::string line) {
     const Lock lock(mutex_);
-    pollfd out{.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
-    if (::poll(&out, 1, 0) != 1) {
-      ++lost_;
-      return;
-    }
     if (lost_ > 0) line = fmt::format("{} lines were lost: nobody read them\n{}", lost_, line);
-    lost_ = 0;
     line.resize(std::min<size_t>(line.size(), PIPE_BUF - 1));  // a pipe takes so much whole
-    fmt::print(stderr, "{}\n", line);
+    line += '\n';
+    pollfd out{.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
+    const bool written = ::poll(&out, 1, 0) == 1 &&
+                         ::write(STDERR_FILENO, line.data(), line.size()) == std::ssize(line);
+    lost_ = written ? 0 : lost_ + 1;
   }
 
  private:
@@ -119,6 +118,8 @@ struct ServeCommand {
 
   void run();
   std::vector<std::string> keys() const;
+  std::string started(const LoadedModel& loaded, const std::string& called, int port,
+                      int64_t tokens, int64_t memory) const;
   int64_t room(const ModelConfig& config, const RunOptions& options, int64_t available) const;
 };
 
@@ -146,6 +147,30 @@ int64_t ServeCommand::room(const ModelConfig& config, const RunOptions& options,
   const int64_t pages = available / 2 / std::max<int64_t>(one.kv + one.index, 1);
   constexpr int64_t kMost = int64_t{1} << 20;
   return std::clamp<int64_t>(pages * page, page, kMost);
+}
+
+/// What the log begins with: where the server is, what it takes, and how to try it.
+std::string ServeCommand::started(const LoadedModel& loaded, const std::string& called, int port,
+                                  int64_t tokens, int64_t memory) const {
+  const bool six = http.host.find(':') != std::string::npos;  // IPv6
+  const std::string url =
+      fmt::format("http://{}{}{}:{}", six ? "[" : "", http.host, six ? "]" : "", port);
+  const bool chats = loaded.files.chat_template.has_value();
+  std::string text = fmt::format(
+      "sala serve: \"{}\" on {}; {} tokens for {} sequences, {:.2f} GB of memory\n  curl {}{}{} -d "
+      "'{}'",
+      called, url, tokens, sequences,
+      static_cast<double>(memory + loaded.model->weight_bytes()) / 1e9, url,
+      chats ? "/v1/chat/completions" : "/v1/completions",
+      keys().empty() ? "" : " -H 'Authorization: Bearer KEY'",
+      chats ? R"({"messages": [{"role": "user", "content": "Hello"}]})" : R"({"prompt": "Hello"})");
+  const int64_t trained = loaded.files.config.trained_context;
+  if (trained > 0 && tokens > trained)
+    text += fmt::format(
+        "\nsala serve: the model was trained on texts of up to {} tokens; clients are told so "
+        "(max_model_len), and what is longer is answered at their own risk",
+        trained);
+  return text;
 }
 
 void ServeCommand::run() {
@@ -188,6 +213,7 @@ void ServeCommand::run() {
     about.name = (path.has_filename() ? path : path.parent_path()).filename().string();
   }
   if (!quiet) about.log = [&log](const std::string& line) { log.write(line); };
+  about.context = tokens;
   const std::string called = about.name;
   Sessions sessions({.root = sessions_directory.root(),
                      .model = std::filesystem::absolute(loaded.files.path).string(),
@@ -199,18 +225,21 @@ void ServeCommand::run() {
   HttpServer server(http, [&](HttpRequest request, std::shared_ptr<Exchange> exchange) {
     service.handle(std::move(request), exchange);
   });
-  fmt::print(stderr,
-             "sala serve: \"{}\" on http://{}:{}; {} tokens for {} sequences, {:.2f} GB of memory\n"
-             "  curl http://{}:{}/v1/chat/completions -d '{{\"messages\": [{{\"role\": \"user\", "
-             "\"content\": \"Hello\"}}]}}'\n",
-             called, http.host, server.port(), tokens, sequences,
-             static_cast<double>(runner.memory().total()) / 1e9, http.host, server.port());
+  log.write(started(loaded, called, server.port(), tokens, runner.memory().total()));
   std::thread waiter([&] {
     int signal = 0;
     sigwait(&signals, &signal);
-    log.write(fmt::format("sala serve: ends; {} s for the requests that are there", drain_seconds));
+    log.write(fmt::format(
+        "sala serve: ends; {} s for the requests that are there, none after another signal",
+        drain_seconds));
     service.drain();
+    std::thread hurry([&] {
+      sigwait(&signals, &signal);
+      engine.drain(std::chrono::seconds(0));
+    });
     engine.drain(std::chrono::seconds(drain_seconds));
+    pthread_kill(hurry.native_handle(), SIGTERM);  // there is nothing to hurry any more
+    hurry.join();
     server.stop(std::chrono::seconds(5));
   });
   server.run();
@@ -285,14 +314,24 @@ void add_serve(CLI::App& app) {
     if (one.value == Accepted::optional) option->expected(0, 1);
     option->group("");
   }
+  std::string others;
+  for (const auto& [name, meant] : kShort)
+    others += fmt::format("{}{} is {}", others.empty() ? "" : ", ", name, meant);
+  command.footer(others + ".");
   read_environment(command);
   command.callback([serve] { serve->run(); });
 }
 
 void rename_serve_options(std::vector<std::string>& arguments) {
-  for (std::string& argument : arguments)
-    for (const auto& [name, meant] : kShort)
-      if (argument == name) argument = meant;
+  for (std::string& argument : arguments) {
+    const auto* const known = std::ranges::find(kShort, std::string_view(argument),
+                                                [](const auto& one) { return one.first; });
+    if (known != std::end(kShort)) argument = known->second;
+    const bool is_word = argument.size() > 2 && argument[0] == '-' &&
+                         std::isalpha(static_cast<unsigned char>(argument[1])) != 0 &&
+                         std::isalpha(static_cast<unsigned char>(argument[2])) != 0;
+    if (is_word) throw UsageError(fmt::format("sala serve has no option {}", argument));
+  }
 }
 
 }  // namespace sala

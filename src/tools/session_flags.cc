@@ -21,7 +21,7 @@ std::filesystem::path SessionsDirectory::of(const std::string& name) const {
 
 std::filesystem::path SessionsDirectory::existing(const std::string& name) const {
   std::filesystem::path dir = of(name);
-  if (!StoredSession::exists(dir))
+  if (!StoredSession::exists(dir) && !StoredSession::is_abandoned(dir))  // which can be deleted
     fail("{}: there is no session {}; sala session list shows those that there are",
          root().string(), name);
   return dir;
@@ -48,14 +48,15 @@ OrderedJson message(const char* role, const std::string& content) {
   return {{"role", role}, {"content", content}};
 }
 
-/// What the template writes between an answer and the next one.
-std::string later_message(const ChatTemplate& chat, const std::string& text) {
+/// What the template writes between an answer and the next one, for `tokenizer`.
+std::string later_message(const ChatTemplate& chat, const Tokenizer& tokenizer,
+                          const std::string& text) {
   const std::string answer = "An answer.";
   OrderedJson messages = OrderedJson::array({message("user", "A question?")});
-  const std::string before = chat.render(messages, nullptr, true) + answer;
+  const std::string before = chat.render_for(tokenizer, messages, nullptr, true, nullptr) + answer;
   messages.push_back(message("assistant", answer));
   messages.push_back(message("user", text));
-  const std::string all = chat.render(messages, nullptr, true);
+  const std::string all = chat.render_for(tokenizer, messages, nullptr, true, nullptr);
   if (!all.starts_with(before))
     fail(
         "this model's chat template changes earlier messages when one is added, so that a session "
@@ -73,13 +74,15 @@ std::vector<int> message_tokens(const ModelFiles& files, const Manifest& session
   if (!session.turns.empty()) {
     if (!system.empty())
       fail("a system message comes before the first message, and the session has messages");
-    return tokenizer.encode(later_message(*files.chat_template, text), {.parse_special = true});
+    return tokenizer.encode(later_message(*files.chat_template, tokenizer, text),
+                            {.parse_special = true});
   }
   OrderedJson messages = OrderedJson::array();
   if (!system.empty()) messages.push_back(message("system", system));
   messages.push_back(message("user", text));
-  std::vector<int> tokens = tokenizer.encode(files.chat_template->render(messages, nullptr, true),
-                                             {.parse_special = true});
+  std::vector<int> tokens =
+      tokenizer.encode(files.chat_template->render_for(tokenizer, messages, nullptr, true, nullptr),
+                       {.parse_special = true});
   // Where texts begin with BOS the session has it already.
   const std::vector<int> bos = files.raw_prefix();
   if (session.tokens > 0 && !bos.empty() && !tokens.empty() && tokens[0] == bos[0])
