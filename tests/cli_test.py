@@ -585,6 +585,13 @@ class Run(Case):
         self.assertEqual(reply(7), reply(7))
         self.assertGreater(len({reply(seed) for seed in range(5)}), 1)
 
+    def test_backends_write_the_same(self):
+        def tokens(backend, *flags):
+            return json.loads(harness.sala("run", self.good, "-p", "hello", "-n", 9, "--compute", "f32", "--kv", "f32",
+                                           "--logit-bias", "2=-1000", "--backend", backend, "--json", *flags))["tokens"]
+        for flags in (["--temp", 0], ["--temp", 1, "--seed", 3]):
+            self.assertEqual(tokens("reference", *flags), tokens("cpu", *flags))
+
     def test_streamed_text_is_the_text(self):
         for flags in (["--temp", 0], ["--temp", 1, "--seed", 3]):
             streamed = harness.run("run", self.good, "-p", "hello", "-n", 30, *flags).stdout
