@@ -7,7 +7,9 @@ import pathlib
 import re
 import shutil
 import struct
+import stat
 import tempfile
+import threading
 import unittest
 
 import numpy as np
@@ -563,6 +565,62 @@ class Documented(Case):
             self.assertEqual(out, json.loads(harness.sala(*arguments, "--json")))
         self.refused(USAGE, ["niah_double"], "eval", "niah", self.good, "--tasks", "niah_double")
         self.refused(FAILED, ["--lengths"], "eval", "niah", self.good, "--lengths", 40, "--samples", 1)
+
+
+class Outputs(Case):
+    """Files that options name: whole or not at all, and what is no file stays what it is."""
+
+    def commands(self, name):
+        """Commands that write a file, and the option that names it."""
+        trace = self.folder / "trace.jsonl"
+        if not trace.exists():
+            harness.sala("run", self.good, "-p", "hello", "-n", 3, "--temp", 0, "--trace-blocks", trace)
+        return [("--out", ["logits", self.good, "--tokens", self.good / IDS, "--out", name]),
+                ("--blocks", ["logits", self.good, "--tokens", self.good / IDS, "--out", self.folder / "o.npy", "--blocks", name]),
+                ("--svg", ["trace", trace, "--svg", name]),
+                ("--trace-blocks", ["run", self.good, "-p", "hello", "-n", 3, "--temp", 0, "--trace-blocks", name])]
+
+    def test_pipes_stay(self):
+        plain, pipe = self.folder / "plain", self.folder / "pipe"
+        os.mkfifo(pipe)
+        for (option, to_file), (_, to_pipe) in zip(self.commands(plain), self.commands(pipe)):
+            with self.subTest(option):
+                harness.sala(*to_file)
+                got = []
+                reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()), daemon=True)
+                reader.start()
+                harness.sala(*to_pipe)
+                self.assertTrue(stat.S_ISFIFO(pipe.stat().st_mode))
+                reader.join(60)
+                self.assertEqual(got, [plain.read_bytes()])
+
+    def test_links_stay(self):
+        (self.folder / "there").mkdir()
+        target, link = self.folder / "there" / "target", self.folder / "link"
+        link.symlink_to("there/target")
+        for option, command in self.commands(link):
+            for before in (None, b"old"):
+                with self.subTest(f"{option} {before}"):
+                    target.unlink(missing_ok=True)
+                    if before:
+                        target.write_bytes(before)
+                    harness.sala(*command)
+                    self.assertTrue(link.is_symlink())
+                    self.assertGreater(len(target.read_bytes()), 3)
+                    self.assertEqual(list(target.parent.iterdir()), [target])
+
+    def test_told_before_the_work(self):
+        """Before the model is looked at, which is not there."""
+        nothing, round_about = self.folder / "nothing", self.folder / "round"
+        round_about.symlink_to("round")
+        for name, words in ((self.folder, ["is a directory"]), (nothing / "x", ["No such file"]),
+                            (self.good / CONFIG / "x", ["Not a directory"]), (round_about, ["symbolic links"])):
+            commands = self.commands(name)
+            commands += [("--svg", ["bench", self.good, "--svg", name]), ("--svg", ["eval", "niah", self.good, "--svg", name])]
+            for option, command in commands:
+                with self.subTest(f"{option} {name}"):
+                    command[1 if command[0] != "eval" else 2] = nothing
+                    self.refused(FAILED, [option, str(name), *words], *command)
 
 
 class Run(Case):

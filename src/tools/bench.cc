@@ -10,7 +10,7 @@
 #include "engine/session.h"
 #include "tools/bench_svg.h"
 #include "tools/command.h"
-#include "tools/npy.h"
+#include "tools/output_file.h"
 #include "weights/packed.h"
 
 namespace sala {
@@ -109,6 +109,7 @@ void print_row(const BenchRow& row) {
 }
 
 void BenchCommand::run() {
+  expect_output("--svg", svg);
   const LoadedModel loaded = load();
   const std::vector<BenchCase> all = cases(loaded.files.config.page());
   RunOptions options = model.run_options();
@@ -136,7 +137,7 @@ void BenchCommand::run() {
     if (!json) print_row(rows.back());
   }
   const Limits limits = benchmark.limits();
-  if (!svg.empty()) write_text(svg, bench_svg(rows));
+  if (!svg.empty()) write_output("--svg", svg, bench_svg(rows));
   if (!json) {
     fmt::print(
         "this machine: {:.1f} GB/s, f32 {:.0f}, bf16 {:.0f} GFLOP/s, int8 {:.0f} GOP/s; memory at "

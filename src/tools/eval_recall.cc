@@ -11,7 +11,7 @@
 #include "recall/tasks.h"
 #include "tools/command.h"
 #include "tools/heat_map.h"
-#include "tools/npy.h"
+#include "tools/output_file.h"
 #include "tools/progress.h"
 
 namespace sala {
@@ -117,6 +117,7 @@ double RecallCommand::sample(Runner& runner, const ModelFiles& files, const Fill
 }
 
 void RecallCommand::run() {
+  expect_output("--svg", svg);
   const std::vector<RecallTask> chosen = chosen_tasks();
   if (policies.empty()) policies = {model.sparse};
   for (const std::string& policy : policies) {  // a bad flag is told before minutes of loading
@@ -182,7 +183,7 @@ void RecallCommand::print(const std::vector<Cell>& cells) const {
     }
     maps.push_back(std::move(map));
   }
-  if (!svg.empty()) write_text(svg, heat_maps_svg(maps));
+  if (!svg.empty()) write_output("--svg", svg, heat_maps_svg(maps));
   if (json) {
     fmt::print("{}\n", Json{{"rows", rows}}.dump());
     return;

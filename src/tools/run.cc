@@ -10,6 +10,7 @@
 #include "engine/generate.h"
 #include "tools/block_trace.h"
 #include "tools/command.h"
+#include "tools/output_file.h"
 #include "tools/sampling_flags.h"
 #include "tools/session_flags.h"
 
@@ -145,7 +146,8 @@ Generation RunCommand::answer(Runner& runner, Hold& hold, const ModelFiles& file
 void RunCommand::run() const {
   if (logprobs >= 0 && !json) throw UsageError("--logprobs needs --json");
   if (save && !session.used()) throw UsageError("--save needs --session");
-  std::filesystem::path dir;  // a wrong name is told before minutes of loading
+  expect_output("--trace-blocks", trace_blocks);  // wrong names are told before minutes of loading
+  std::filesystem::path dir;
   if (session.used())
     dir = save ? session.directory.of(session.name) : session.directory.existing(session.name);
   LoadedModel loaded = load_model(model, OpenText::yes);

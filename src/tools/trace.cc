@@ -6,7 +6,7 @@
 #include "base/json.h"
 #include "tools/block_trace.h"
 #include "tools/command.h"
-#include "tools/npy.h"
+#include "tools/output_file.h"
 
 namespace sala {
 namespace {
@@ -82,6 +82,7 @@ void print_table(const Json& out) {
 }
 
 void TraceCommand::run() const {
+  expect_output("--svg", svg);
   std::ifstream in(file, std::ios::binary);
   if (!in) fail("{}: cannot be read", file);
   const BlockTrace trace = read_trace(in, file);
@@ -92,7 +93,7 @@ void TraceCommand::run() const {
                     {"prompt_tokens", trace.prompt_tokens},
                     {"looks", trace.looks.size()},
                     {"spans", spans(trace, rows)}};
-  if (!svg.empty()) write_text(svg, trace_svg(trace));
+  if (!svg.empty()) write_output("--svg", svg, trace_svg(trace));
   if (json)
     fmt::print("{}\n", out.dump(-1, ' ', false, Json::error_handler_t::replace));
   else
