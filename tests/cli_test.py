@@ -492,6 +492,7 @@ class Documented(Case):
                                  (["--type", "bf16"], ["--synthetic", self.good / CONFIG, "--type", "w5"]),
                                  (["--layers is 99"], ["--synthetic", self.good / CONFIG, "--type", "w4", "--layers", 99]),
                                  (["belong to --synthetic"], [self.good, "--layers", 1]),
+                                 (["--batch"], [self.good, "--batch", 0]), (["--batch"], [self.good, "--batch", "4,0"]),
                                  (["--depth is 100", "multiples of 16"], [self.good, "--depth", 100]),
                                  (["nothing to measure"], [self.good, "--prompt", 0, "--gen", 0])):
             self.refused(USAGE, words, "bench", *arguments)

@@ -170,18 +170,21 @@ void add_bench(CLI::App& app) {
   auto bench = std::make_shared<BenchCommand>();
   bench->model.add_to(command);
   command.get_option("model")->required(false);
-  const auto lengths = [&](const char* name, std::vector<int64_t>& values, const char* what) {
+  const auto numbers = [&](const char* name, std::vector<int64_t>& values, int64_t least,
+                           int64_t most, const char* what) {
     command.add_option(name, values, what)
         ->delimiter(',')
-        ->check(CLI::Range(int64_t{0}, int64_t{1} << 32))
+        ->check(CLI::Range(least, most))
         ->capture_default_str();
   };
-  lengths("--prompt", bench->prompts, "tokens of prompts to read, e.g. 512,4096; 0: none");
+  constexpr int64_t kMostTokens = int64_t{1} << 32;
+  numbers("--prompt", bench->prompts, 0, kMostTokens,
+          "tokens of prompts to read, e.g. 512,4096; 0: none");
   command.add_option("--gen", bench->generated, "tokens to generate; 0: none")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 32))
+      ->check(CLI::Range(int64_t{0}, kMostTokens))
       ->capture_default_str();
-  lengths("--batch", bench->batches, "texts that are continued together, e.g. 1,8,32");
-  lengths("--depth", bench->depths,
+  numbers("--batch", bench->batches, 1, 1 << 16, "texts that are continued together, e.g. 1,8,32");
+  numbers("--depth", bench->depths, 0, kMostTokens,
           "tokens in front of them, e.g. 0,4096,131072: random keys, values and states");
   command.add_option("--synthetic", bench->synthetic,
                      "config.json of a model to make of random weights, in memory");
