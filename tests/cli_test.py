@@ -6,8 +6,10 @@ import os
 import pathlib
 import re
 import shutil
-import struct
+import signal
 import stat
+import struct
+import subprocess
 import tempfile
 import threading
 import unittest
@@ -370,6 +372,16 @@ class BadUse(Case):
                 (["logits", good, *out, "--threads", -1], ["--threads"]), (["logits", good, *out, "--last", -3], ["--last"]),
                 (["run", good, "-p", "x", "--temp", -1], ["--temp"]), (["run", good, "-p", "x", "--top-p", 2], ["--top-p"]),
                 (["run", good, "-p", "x", "-n", -1], ["--predict"]), (["run", good, "-p", "x", "-n", "some"], ["--predict"]),
+                (["run", good, "-p", "x", "-n", "1e3"], ["--predict", "\"1e3\"", "whole number"]),
+                (["run", good, "-p", "x", "--temp", "abc"], ["--temp", "\"abc\"", "number from 0 to 100"]),
+                (["run", good, "-p", "x", "--temp", "nan"], ["--temp", "\"nan\""]),
+                (["eval", "niah", good, "--depths", "0,nan"], ["--depths", "\"nan\""]),
+                (["tokenize", good, "--ids", ""], ["--ids", "whole number"]),
+                (["tokenize", good, "--ids", "1,2", "-p", "x"], ["--ids", "--prompt"]),
+                (["run", good, "a", "b", "c"], ["unexpected: a b c", "see sala run --help"]),
+                (["session", "lst"], ["\"sala session lst\"", "see sala session --help"]),
+                (["eval", "nia", good], ["\"sala eval nia\"", "see sala eval --help"]), (["eval"], ["see sala eval --help"]),
+                (["session", "list", "--speed"], ["--speed", "see sala session list --help"]),
                 (["inspect", good, "--ctx", "all"], ["--ctx"]), (["eval"], []), (["eval", "ppl", good], [])):
             with self.subTest(" ".join(map(str, arguments))):
                 self.refused(USAGE, contains, *arguments)
@@ -534,6 +546,8 @@ class Documented(Case):
         self.assertEqual(out["text"], "hello")
         self.assertEqual(json.loads(harness.sala("tokenize", self.good, "-p", "hello")), out["ids"])
         self.assertEqual(json.loads(harness.sala("tokenize", self.good, stdin="hello")), out["ids"])
+        self.assertEqual(harness.sala("tokenize", self.good, "-p", "", stdin="hello"), "[]\n")
+        self.assertEqual(harness.sala("tokenize", self.good, "--ids", ",".join(map(str, out["ids"]))), "hello\n")
 
     def test_session(self):
         text, where = self.folder / "text.txt", ["--sessions-dir", self.folder / "sessions"]
@@ -624,7 +638,51 @@ class Outputs(Case):
                     self.refused(FAILED, [option, str(name), *words], *command)
 
 
+class Streams(Case):
+    """Standard output that is full or closed is told; standard error that is ends nothing."""
+    COMMANDS = (["--help"], ["tokenize", "-p", "hello"], ["inspect"], ["run", "-p", "hello", "-n", 3, "--temp", 0],
+                ["run", "-p", "hello", "-n", 3, "--temp", 0, "--json"])
+
+    def command(self, words):
+        model = [self.good] if words[0] != "--help" else []
+        return [str(w) for w in (harness.PROGRAM, words[0], *model, *words[1:])]
+
+    def start(self, words, **streams):
+        return subprocess.run(self.command(words), env=harness.ENVIRONMENT, timeout=60, text=True, **streams)
+
+    def test_output_that_is_lost(self):
+        for words in self.COMMANDS:
+            with self.subTest(" ".join(map(str, words))), open("/dev/full", "w") as full:
+                done = self.start(words, stdout=full, stderr=subprocess.PIPE)
+                self.assertEqual(done.returncode, FAILED)
+                self.assertEqual(done.stderr.splitlines()[-1], "sala: standard output: cannot write: No space left on device")
+                closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *self.command(words)], env=harness.ENVIRONMENT,
+                                        stderr=subprocess.PIPE, text=True)
+                self.assertEqual(closed.returncode, FAILED)
+                self.assertIn("sala: standard output: cannot write", closed.stderr)
+
+    def test_nobody_reads_on(self):
+        ours, its = os.pipe()
+        os.close(ours)
+        for restored, status in ((True, -signal.SIGPIPE), (False, FAILED)):
+            done = self.start(self.COMMANDS[2], stdout=its, stderr=subprocess.PIPE, restore_signals=restored)
+            self.assertEqual((done.returncode, done.stderr), (status, ""))
+        os.close(its)
+
+    def test_remarks_that_are_lost(self):
+        for words in self.COMMANDS:
+            with self.subTest(" ".join(map(str, words))), open("/dev/full", "w") as full:
+                done = self.start(words, stdout=subprocess.PIPE, stderr=full)
+                self.assertEqual(done.returncode, 0)
+                self.assertGreater(len(done.stdout), 3)
+
+
 class Run(Case):
+    def test_short_options(self):
+        long = json.loads(harness.sala("run", self.good, "-p", "hello", "-n", 3, "--temp", 0, "--threads", 1, "--json"))
+        short = json.loads(harness.sala("run", "-m", self.good, "-p", "hello", "-n", 3, "--temp", 0, "-t", 1, "-ngl", 99, "--json"))
+        self.assertEqual(*((out["tokens"], out["threads"]) for out in (long, short)))
+
     def test_raw_ids(self):
         """BOS, then encode(file), then encode(prompt), encoded separately."""
         path = self.folder / "h.txt"
@@ -676,6 +734,15 @@ class Run(Case):
                                                              "SALA_RAW": "1", "SALA_SEED": "1", "SALA_TOP_P": "0.5"}))
         self.assertLessEqual(told["generated_tokens"], 3)
         self.assertEqual(json.loads(harness.sala("inspect", self.good, "--json", env={"SALA_CTX": "77"}))["context"], 77)
+
+    def test_environment_is_the_command_s(self):
+        """What other commands would refuse is nothing to this one, and help is asked for on the command line."""
+        others = {"SALA_PROMPT": "hello", "SALA_GEN": "some", "SALA_PORT": "x", "SALA_AT": "x", "SALA_H": "1", "SALA_HELP": "1"}
+        self.assertEqual(harness.sala("tokenize", self.good, "-p", "hello", env=others | {"SALA_THREADS": "x"}),
+                         harness.sala("tokenize", self.good, "-p", "hello"))
+        harness.sala("run", self.good, "-p", "hello", "-n", 1, env=others)
+        self.refused(USAGE, ["--gen"], "bench", self.good, env={"SALA_GEN": "some"})
+        self.refused(USAGE, ["--at"], "session", "fork", "a", "b", env={"SALA_AT": "x"})
 
     def test_help_and_version(self):
         for arguments in (["--help"], ["run", "--help"], ["logits", "--help"], ["inspect", "--help"], ["tokenize", "--help"],

@@ -120,7 +120,7 @@ void add_logits(CLI::App& app) {
   command.add_option("--out", logits->out, "float32 .npy file to write, [positions, vocabulary]")
       ->required();
   command.add_option("--last", logits->last, "only the last N positions [default: all]")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+      ->check(number_from(int64_t{1}, int64_t{1} << 40));
   command.add_option("--blocks", logits->blocks,
                      "JSON file to write: the blocks that each position read");
   read_environment(command);

@@ -107,7 +107,7 @@ void add_trace(CLI::App& app) {
   auto trace = std::make_shared<TraceCommand>();
   command.add_option("file", trace->file, "what `sala run --trace-blocks` has written")->required();
   command.add_option("--rows", trace->rows, "stretches of the text in the table")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->check(number_from(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
   command.add_option("--svg", trace->svg, "picture to write: a heat map of answer against text");
   command.add_flag("--json", trace->json, "print one JSON object");
