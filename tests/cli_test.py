@@ -498,6 +498,7 @@ class Documented(Case):
         cut = json.loads(harness.sala(*synthetic, "--type", "bf16", "--layers", 1))
         self.assertLess(cut["memory"]["weights"], whole["memory"]["weights"] / 2)
         self.assertIn("tokens/s", harness.sala("bench", self.good, *lengths))
+        self.assertRegex(harness.on_terminal("bench", self.good, *lengths), r"measuring \[#+\.*\]")
 
     def test_bench_refusals(self):
         for words, arguments in ((["give a model"], []), (["not both"], [self.good, "--synthetic", self.good / CONFIG]),

@@ -11,6 +11,7 @@
 #include "tools/bench_svg.h"
 #include "tools/command.h"
 #include "tools/output_file.h"
+#include "tools/progress.h"
 #include "weights/packed.h"
 
 namespace sala {
@@ -123,7 +124,7 @@ void BenchCommand::run() {
   const std::string stored(name_of(loaded.model->type()));
 
   if (std::ranges::max(depths) > 0)
-    fmt::print(stderr, "the texts in front (depth) are random keys, values and states\n");
+    tell("the texts in front (depth) are random keys, values and states\n");
   if (!json)
     fmt::print(
         "{}, weights {} ({:.2f} GB), {} threads\n{:>6} {:>7} {:>9} {:>6} {:>10} {:>8} {:>9} "
@@ -132,8 +133,12 @@ void BenchCommand::run() {
         1e-9 * static_cast<double>(loaded.model->weight_bytes()), threads, "phase", "tokens",
         "depth", "texts", "tokens/s", "GB/s", "GFLOP/s", "limit");
   std::vector<BenchRow> rows;
+  Progress bar("measuring", "samples");
+  int64_t done = 0, total = 0;
+  for (const BenchCase& what : all) total += benchmark.samples(what);
   for (const BenchCase& what : all) {
-    rows.push_back(benchmark.measure(what));
+    rows.push_back(benchmark.measure(what, [&] { bar.update(++done, total); }));
+    bar.clear();
     if (!json) print_row(rows.back());
   }
   const Limits limits = benchmark.limits();
@@ -174,14 +179,14 @@ void add_bench(CLI::App& app) {
                            int64_t most, const char* what) {
     command.add_option(name, values, what)
         ->delimiter(',')
-        ->check(CLI::Range(least, most))
+        ->check(number_from(least, most))
         ->capture_default_str();
   };
   constexpr int64_t kMostTokens = int64_t{1} << 32;
   numbers("--prompt", bench->prompts, 0, kMostTokens,
           "tokens of prompts to read, e.g. 512,4096; 0: none");
   command.add_option("--gen", bench->generated, "tokens to generate; 0: none")
-      ->check(CLI::Range(int64_t{0}, kMostTokens))
+      ->check(number_from(int64_t{0}, kMostTokens))
       ->capture_default_str();
   numbers("--batch", bench->batches, 1, 1 << 16, "texts that are continued together, e.g. 1,8,32");
   numbers("--depth", bench->depths, 0, kMostTokens,
@@ -191,7 +196,7 @@ void add_bench(CLI::App& app) {
   command.add_option("--type", bench->type,
                      "its weights: f32, f16, bf16, w8, w4, or these with g64 or g128");
   command.add_option("--layers", bench->layers, "its first N layers only [default: all]")
-      ->check(CLI::Range(1, 1 << 16));
+      ->check(number_from(1, 1 << 16));
   command.add_option("--svg", bench->svg, "picture to write: tokens per second against depth");
   command.add_flag("--json", bench->json, "print one JSON object");
   read_environment(command);
