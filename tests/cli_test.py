@@ -639,6 +639,35 @@ class Outputs(Case):
                     self.refused(FAILED, [option, str(name), *words], *command)
 
 
+class Inputs(Case):
+    """Texts from pipes are what they are from files."""
+
+    def test_pipes(self):
+        text, pipe, where = "hello there " * 20, self.folder / "text.pipe", ["--sessions-dir", self.folder / "piped"]
+        file = self.folder / "text.txt"
+        file.write_text(text)
+        os.mkfifo(pipe)
+        reply = ["-n", 3, "--temp", 0, "--raw", "--json"]
+        harness.sala("session", "ingest", self.good, "file", file, *where)
+        for name in ("-", "/dev/stdin", pipe):
+            commands = {"run": (["run", self.good, *reply, "--file"], []), "tokenize": (["tokenize", self.good, "--file"], []),
+                        "ppl": (["eval", "ppl", self.good], ["--ctx", 50]),
+                        "ingest": (["session", "ingest", self.good, f"pipe{len(str(name))}"], where)}
+            for command, (before, after) in commands.items():
+                with self.subTest(f"{command} {name}"):
+                    if name == pipe:
+                        threading.Thread(target=pipe.write_text, args=[text], daemon=True).start()
+                    got = harness.sala(*before, name, *after, stdin=text)
+                    if command == "ingest":
+                        got = json.loads(harness.sala("session", "inspect", before[-1], "--json", *where))["tokens"]
+                        self.assertEqual(got, json.loads(harness.sala("session", "inspect", "file", "--json", *where))["tokens"])
+                    elif command == "run":
+                        want = harness.sala(*before, file, *after)
+                        self.assertEqual(*(json.loads(out)["tokens"] for out in (got, want)))
+                    else:
+                        self.assertEqual(got.replace(str(name), str(file)), harness.sala(*before, file, *after))
+
+
 class Streams(Case):
     """Standard output that is full or closed is told; standard error that is ends nothing."""
     COMMANDS = (["--help"], ["tokenize", "-p", "hello"], ["inspect"], ["run", "-p", "hello", "-n", 3, "--temp", 0],
@@ -678,7 +707,50 @@ class Streams(Case):
                 self.assertGreater(len(done.stdout), 3)
 
 
+class Interrupted(Case):
+    def interrupted(self, *flags, shows):
+        """A run that Ctrl-C ends once it has begun: (status, stdout, stderr)."""
+        command = ["run", self.good, "-p", "hello", "-n", 10 ** 5, "--temp", 0, "--logit-bias", "2=-1000", *flags]
+        process = subprocess.Popen([str(harness.PROGRAM), *map(str, command)], env=harness.ENVIRONMENT, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, bufsize=0)
+        first = shows(process)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, first + out, err.decode()
+
+    def test_what_is_there_is_kept(self):
+        where = ["--sessions-dir", self.folder / "kept"]
+        status, out, err = self.interrupted("--session", "talk", "--save", *where, shows=lambda p: p.stdout.read(1))
+        self.assertEqual(status, 130)
+        self.assertTrue(out.endswith(b"\n"))
+        self.assertRegex(err, r"\[prompt: \d+ tokens.*\n\[session talk: 0 tokens before, \d+ now\]\n\Z")
+        told = json.loads(harness.sala("session", "inspect", "talk", "--json", *where))
+        self.assertGreater(told["tokens"], 0)
+        self.assertEqual(told["turns"], [0])
+        harness.sala("run", self.good, "--session", "talk", "-p", "more", "-n", 3, *where)
+
+    def test_json(self):
+        trace = self.folder / "trace.jsonl"
+
+        def wait_for_trace(process):
+            while not trace.exists() or trace.stat().st_size < 10000:
+                self.assertIsNone(process.poll())
+            return b""
+        status, out, _ = self.interrupted("--json", "--trace-blocks", trace, shows=wait_for_trace)
+        self.assertEqual((status, json.loads(out)["finish_reason"]), (130, "cancelled"))
+
+
 class Run(Case):
+    def test_longer_than_the_model_was_made_for(self):
+        model, text = self.folder / "short", self.folder / "long.txt"
+        shutil.copytree(self.good, model)
+        edit_json(CONFIG, max_position_embeddings=32)(model)
+        text.write_text("hello " * 20)
+        told = r"\Asala: the text has \d+ tokens, and the model was made for 32"
+        self.assertRegex(harness.run("run", model, "--file", text, "-n", 2).stderr, told)
+        self.assertNotRegex(harness.run("run", model, "--raw", "-p", "hello", "-n", 2).stderr, told)
+        self.assertRegex(harness.run("session", "ingest", model, "long", text, "--sessions-dir", self.folder / "long").stderr, told)
+
     def test_short_options(self):
         long = json.loads(harness.sala("run", self.good, "-p", "hello", "-n", 3, "--temp", 0, "--threads", 1, "--json"))
         short = json.loads(harness.sala("run", "-m", self.good, "-p", "hello", "-n", 3, "--temp", 0, "-t", 1, "-ngl", 99, "--json"))

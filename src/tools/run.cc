@@ -2,8 +2,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <optional>
+#include <system_error>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -13,6 +15,7 @@
 #include "tools/output_file.h"
 #include "tools/sampling_flags.h"
 #include "tools/session_flags.h"
+#include "tools/terminal.h"
 
 namespace sala {
 namespace {
@@ -28,7 +31,7 @@ struct RunCommand {
   void run() const;
   std::vector<int> prompt_tokens(const ModelFiles& files, const Manifest* before) const;
   Generation answer(Runner& runner, Hold& hold, const ModelFiles& files,
-                    std::span<const int> tokens) const;
+                    std::span<const int> tokens, const Interrupts& interrupts) const;
 };
 
 double rate(int64_t tokens, double seconds) {
@@ -38,7 +41,7 @@ double rate(int64_t tokens, double seconds) {
 /// The ids to be read behind those of a session, if there is one before.
 std::vector<int> RunCommand::prompt_tokens(const ModelFiles& files, const Manifest* before) const {
   const Tokenizer& tokenizer = files.require_tokenizer();
-  const std::string document = file.empty() ? "" : read_text(file);
+  const std::string document = file.empty() ? "" : read_input(file);
   std::vector<int> tokens;
   const auto append = [&](std::string_view text, EncodeOptions options = {}) {
     if (text.empty()) return;
@@ -127,17 +130,19 @@ Hold begin(Runner& runner, const std::optional<Session>& session, std::span<cons
 }
 
 Generation RunCommand::answer(Runner& runner, Hold& hold, const ModelFiles& files,
-                              std::span<const int> tokens) const {
+                              std::span<const int> tokens, const Interrupts& interrupts) const {
   GenerateOptions what{.limit = limit,
                        .sampling = sampling.over(files.sampling),
                        .stop = files.stop,
                        .stop_strings = sampling.stops,
                        .logprobs = logprobs};
   what.on_prompt_progress = prompt_progress(std::ssize(tokens) - hold.length());
+  what.cancelled = [&] { return interrupts.requested(); };
   if (!json) {
     what.on_text = [](const std::string& text) {
-      std::fwrite(text.data(), 1, text.size(), stdout);
-      std::fflush(stdout);
+      if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() ||
+          std::fflush(stdout) != 0)
+        throw std::system_error(errno, std::generic_category());  // main says what was lost
     };
   }
   return generate(runner, hold, *files.tokenizer, tokens, what);
@@ -163,6 +168,7 @@ void RunCommand::run() const {
   const auto before = std::ssize(tokens);
   const std::vector<int> added = prompt_tokens(loaded.files, kept ? &kept->manifest() : nullptr);
   tokens.insert(tokens.end(), added.begin(), added.end());
+  tell_if_beyond(loaded.files.config, std::ssize(tokens));
   options.context = std::ssize(tokens) + limit;
   Runner runner(*loaded.model, *loaded.device, options);
   Hold hold = begin(runner, kept, tokens);
@@ -173,9 +179,12 @@ void RunCommand::run() const {
                   hold.length());
     runner.on_blocks = [&](int layer, In lists, In counts) { trace->add(layer, lists, counts); };
   }
-  const Generation reply = answer(runner, hold, loaded.files, tokens);
+  const Interrupts interrupts;
+  const Generation reply = answer(runner, hold, loaded.files, tokens, interrupts);
   if (trace) trace->finish(reply.tokens, *loaded.files.tokenizer);
-  if (save) {
+  const bool cancelled = reply.finish == Finish::cancelled;
+  const bool saves = save && !(cancelled && reply.tokens.empty());
+  if (saves) {
     tokens.insert(tokens.end(), reply.tokens.begin(), reply.tokens.end());
     save_reply(*kept, runner, hold, tokens, !raw);
   }
@@ -187,19 +196,20 @@ void RunCommand::run() const {
       out["session"] = {{"name", session.name},
                         {"tokens", before},
                         {"read_again", again},
-                        {"saved", save},
+                        {"saved", saves},
                         {"inexact", kept->differences()}};
     fmt::print("{}\n", out.dump(-1, ' ', false, Json::error_handler_t::replace));
   } else {
     std::fputs("\n", stdout);
     std::fflush(stdout);  // before the line on standard error
-    fmt::print(stderr,
-               "[prompt: {} tokens, {:.1f} tokens/s; generation: {} tokens, {:.1f} tokens/s; {} "
-               "threads]\n",
-               added.size(), rate(reply.prompt_read, reply.prompt_seconds), reply.tokens.size(),
-               rate(reply.reply_steps, reply.reply_seconds), loaded.device->threads());
-    if (kept) fmt::print(stderr, "{}\n", session_line(session.name, *kept, before, save));
+    tell(
+        "[prompt: {} tokens, {:.1f} tokens/s; generation: {} tokens, {:.1f} tokens/s; {} "
+        "threads]\n",
+        added.size(), rate(reply.prompt_read, reply.prompt_seconds), reply.tokens.size(),
+        rate(reply.reply_steps, reply.reply_seconds), loaded.device->threads());
+    if (kept) tell("{}\n", session_line(session.name, *kept, before, saves));
   }
+  if (cancelled) throw Interrupted();
 }
 
 }  // namespace
@@ -211,14 +221,14 @@ void add_run(CLI::App& app) {
   command.add_option("-p,--prompt", run->prompt, "the prompt");
   command.add_option("--file", run->file, "a text to put before the prompt");
   command.add_option("-n,--predict", run->limit, "tokens to generate at most")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
+      ->check(number_from(int64_t{0}, int64_t{1} << 30))
       ->capture_default_str();
   run->sampling.add_to(command);
   command
       .add_option(
           "--logprobs", run->logprobs,
           "with --json: the log probabilities of each token and of this many most likely ones")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
+      ->check(number_from(int64_t{0}, int64_t{1} << 20));
   command.add_option("--trace-blocks", run->trace_blocks,
                      "file to write: the blocks that each token of the answer read (sala trace)");
   command.add_option("--system", run->system, "a system message");
