@@ -741,6 +741,13 @@ class Interrupted(Case):
 
 
 class Run(Case):
+    def test_half_a_character_is_not_shown(self):
+        """Where -n cuts a character, the text ends in front of it."""
+        byte = len(tiny_model.SPECIAL) + 0xE2
+        for count, text in ((1, ""), (2, "\ufffd"), (3, "\ufffd" * 2)):
+            out = json.loads(harness.sala("run", self.good, "-p", "x", "-n", count, "--logit-bias", f"{byte}=1000", "--temp", 0, "--json"))
+            self.assertEqual((out["text"], out["tokens"]), (text, [byte] * count))
+
     def test_longer_than_the_model_was_made_for(self):
         model, text = self.folder / "short", self.folder / "long.txt"
         shutil.copytree(self.good, model)
