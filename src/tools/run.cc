@@ -114,6 +114,13 @@ Json facts_json(const LoadedModel& loaded, const Runner& runner, const Generatio
             {"bytes_written", traffic.bytes_written}}}};
 }
 
+std::string speed_line(const Generation& reply, size_t prompt, int threads) {
+  return fmt::format(
+      "[prompt: {} tokens, {:.1f} tokens/s; generation: {} tokens, {:.1f} tokens/s; {} threads]",
+      prompt, rate(reply.prompt_read, reply.prompt_seconds), reply.tokens.size(),
+      rate(reply.reply_steps, reply.reply_seconds), threads);
+}
+
 std::string session_line(const std::string& name, const Session& session, int64_t before,
                          bool saved) {
   std::string line = fmt::format("[session {}: {} tokens before", name, before);
@@ -202,11 +209,7 @@ void RunCommand::run() const {
   } else {
     std::fputs("\n", stdout);
     std::fflush(stdout);  // before the line on standard error
-    tell(
-        "[prompt: {} tokens, {:.1f} tokens/s; generation: {} tokens, {:.1f} tokens/s; {} "
-        "threads]\n",
-        added.size(), rate(reply.prompt_read, reply.prompt_seconds), reply.tokens.size(),
-        rate(reply.reply_steps, reply.reply_seconds), loaded.device->threads());
+    tell("{}\n", speed_line(reply, added.size(), loaded.device->threads()));
     if (kept) tell("{}\n", session_line(session.name, *kept, before, saves));
   }
   if (cancelled) throw Interrupted();
