@@ -6,8 +6,12 @@ import os
 import pathlib
 import re
 import shutil
+import signal
+import stat
 import struct
+import subprocess
 import tempfile
+import threading
 import unittest
 
 import numpy as np
@@ -368,6 +372,16 @@ class BadUse(Case):
                 (["logits", good, *out, "--threads", -1], ["--threads"]), (["logits", good, *out, "--last", -3], ["--last"]),
                 (["run", good, "-p", "x", "--temp", -1], ["--temp"]), (["run", good, "-p", "x", "--top-p", 2], ["--top-p"]),
                 (["run", good, "-p", "x", "-n", -1], ["--predict"]), (["run", good, "-p", "x", "-n", "some"], ["--predict"]),
+                (["run", good, "-p", "x", "-n", "1e3"], ["--predict", "\"1e3\"", "whole number"]),
+                (["run", good, "-p", "x", "--temp", "abc"], ["--temp", "\"abc\"", "number from 0 to 100"]),
+                (["run", good, "-p", "x", "--temp", "nan"], ["--temp", "\"nan\""]),
+                (["eval", "niah", good, "--depths", "0,nan"], ["--depths", "\"nan\""]),
+                (["tokenize", good, "--ids", ""], ["--ids", "whole number"]),
+                (["tokenize", good, "--ids", "1,2", "-p", "x"], ["--ids", "--prompt"]),
+                (["run", good, "a", "b", "c"], ["unexpected: a b c", "see sala run --help"]),
+                (["session", "lst"], ["\"sala session lst\"", "see sala session --help"]),
+                (["eval", "nia", good], ["\"sala eval nia\"", "see sala eval --help"]), (["eval"], ["see sala eval --help"]),
+                (["session", "list", "--speed"], ["--speed", "see sala session list --help"]),
                 (["inspect", good, "--ctx", "all"], ["--ctx"]), (["eval"], []), (["eval", "ppl", good], [])):
             with self.subTest(" ".join(map(str, arguments))):
                 self.refused(USAGE, contains, *arguments)
@@ -484,12 +498,14 @@ class Documented(Case):
         cut = json.loads(harness.sala(*synthetic, "--type", "bf16", "--layers", 1))
         self.assertLess(cut["memory"]["weights"], whole["memory"]["weights"] / 2)
         self.assertIn("tokens/s", harness.sala("bench", self.good, *lengths))
+        self.assertRegex(harness.on_terminal("bench", self.good, *lengths), r"measuring \[#+\.*\]")
 
     def test_bench_refusals(self):
         for words, arguments in ((["give a model"], []), (["not both"], [self.good, "--synthetic", self.good / CONFIG]),
                                  (["--type", "bf16"], ["--synthetic", self.good / CONFIG, "--type", "w5"]),
                                  (["--layers is 99"], ["--synthetic", self.good / CONFIG, "--type", "w4", "--layers", 99]),
                                  (["belong to --synthetic"], [self.good, "--layers", 1]),
+                                 (["--batch"], [self.good, "--batch", 0]), (["--batch"], [self.good, "--batch", "4,0"]),
                                  (["--depth is 100", "multiples of 16"], [self.good, "--depth", 100]),
                                  (["nothing to measure"], [self.good, "--prompt", 0, "--gen", 0])):
             self.refused(USAGE, words, "bench", *arguments)
@@ -531,6 +547,8 @@ class Documented(Case):
         self.assertEqual(out["text"], "hello")
         self.assertEqual(json.loads(harness.sala("tokenize", self.good, "-p", "hello")), out["ids"])
         self.assertEqual(json.loads(harness.sala("tokenize", self.good, stdin="hello")), out["ids"])
+        self.assertEqual(harness.sala("tokenize", self.good, "-p", "", stdin="hello"), "[]\n")
+        self.assertEqual(harness.sala("tokenize", self.good, "--ids", ",".join(map(str, out["ids"]))), "hello\n")
 
     def test_session(self):
         text, where = self.folder / "text.txt", ["--sessions-dir", self.folder / "sessions"]
@@ -565,7 +583,186 @@ class Documented(Case):
         self.refused(FAILED, ["--lengths"], "eval", "niah", self.good, "--lengths", 40, "--samples", 1)
 
 
+class Outputs(Case):
+    """Files that options name: whole or not at all, and what is no file stays what it is."""
+
+    def commands(self, name):
+        """Commands that write a file, and the option that names it."""
+        trace = self.folder / "trace.jsonl"
+        if not trace.exists():
+            harness.sala("run", self.good, "-p", "hello", "-n", 3, "--temp", 0, "--trace-blocks", trace)
+        return [("--out", ["logits", self.good, "--tokens", self.good / IDS, "--out", name]),
+                ("--blocks", ["logits", self.good, "--tokens", self.good / IDS, "--out", self.folder / "o.npy", "--blocks", name]),
+                ("--svg", ["trace", trace, "--svg", name]),
+                ("--trace-blocks", ["run", self.good, "-p", "hello", "-n", 3, "--temp", 0, "--trace-blocks", name])]
+
+    def test_pipes_stay(self):
+        plain, pipe = self.folder / "plain", self.folder / "pipe"
+        os.mkfifo(pipe)
+        for (option, to_file), (_, to_pipe) in zip(self.commands(plain), self.commands(pipe)):
+            with self.subTest(option):
+                harness.sala(*to_file)
+                got = []
+                reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()), daemon=True)
+                reader.start()
+                harness.sala(*to_pipe)
+                self.assertTrue(stat.S_ISFIFO(pipe.stat().st_mode))
+                reader.join(60)
+                self.assertEqual(got, [plain.read_bytes()])
+
+    def test_links_stay(self):
+        (self.folder / "there").mkdir()
+        target, link = self.folder / "there" / "target", self.folder / "link"
+        link.symlink_to("there/target")
+        for option, command in self.commands(link):
+            for before in (None, b"old"):
+                with self.subTest(f"{option} {before}"):
+                    target.unlink(missing_ok=True)
+                    if before:
+                        target.write_bytes(before)
+                    harness.sala(*command)
+                    self.assertTrue(link.is_symlink())
+                    self.assertGreater(len(target.read_bytes()), 3)
+                    self.assertEqual(list(target.parent.iterdir()), [target])
+
+    def test_told_before_the_work(self):
+        """Before the model is looked at, which is not there."""
+        nothing, round_about = self.folder / "nothing", self.folder / "round"
+        round_about.symlink_to("round")
+        for name, words in ((self.folder, ["is a directory"]), (nothing / "x", ["No such file"]),
+                            (self.good / CONFIG / "x", ["Not a directory"]), (round_about, ["symbolic links"])):
+            commands = self.commands(name)
+            commands += [("--svg", ["bench", self.good, "--svg", name]), ("--svg", ["eval", "niah", self.good, "--svg", name])]
+            for option, command in commands:
+                with self.subTest(f"{option} {name}"):
+                    command[1 if command[0] != "eval" else 2] = nothing
+                    self.refused(FAILED, [option, str(name), *words], *command)
+
+
+class Inputs(Case):
+    """Texts from pipes are what they are from files."""
+
+    def test_pipes(self):
+        text, pipe, where = "hello there " * 20, self.folder / "text.pipe", ["--sessions-dir", self.folder / "piped"]
+        file = self.folder / "text.txt"
+        file.write_text(text)
+        os.mkfifo(pipe)
+        reply = ["-n", 3, "--temp", 0, "--raw", "--json"]
+        harness.sala("session", "ingest", self.good, "file", file, *where)
+        for name in ("-", "/dev/stdin", pipe):
+            commands = {"run": (["run", self.good, *reply, "--file"], []), "tokenize": (["tokenize", self.good, "--file"], []),
+                        "ppl": (["eval", "ppl", self.good], ["--ctx", 50]),
+                        "ingest": (["session", "ingest", self.good, f"pipe{len(str(name))}"], where)}
+            for command, (before, after) in commands.items():
+                with self.subTest(f"{command} {name}"):
+                    if name == pipe:
+                        threading.Thread(target=pipe.write_text, args=[text], daemon=True).start()
+                    got = harness.sala(*before, name, *after, stdin=text)
+                    if command == "ingest":
+                        got = json.loads(harness.sala("session", "inspect", before[-1], "--json", *where))["tokens"]
+                        self.assertEqual(got, json.loads(harness.sala("session", "inspect", "file", "--json", *where))["tokens"])
+                    elif command == "run":
+                        want = harness.sala(*before, file, *after)
+                        self.assertEqual(*(json.loads(out)["tokens"] for out in (got, want)))
+                    else:
+                        self.assertEqual(got.replace(str(name), str(file)), harness.sala(*before, file, *after))
+
+
+class Streams(Case):
+    """Standard output that is full or closed is told; standard error that is ends nothing."""
+    COMMANDS = (["--help"], ["tokenize", "-p", "hello"], ["inspect"], ["run", "-p", "hello", "-n", 3, "--temp", 0],
+                ["run", "-p", "hello", "-n", 3, "--temp", 0, "--json"])
+
+    def command(self, words):
+        model = [self.good] if words[0] != "--help" else []
+        return [str(w) for w in (harness.PROGRAM, words[0], *model, *words[1:])]
+
+    def start(self, words, **streams):
+        return subprocess.run(self.command(words), env=harness.ENVIRONMENT, timeout=60, text=True, **streams)
+
+    def test_output_that_is_lost(self):
+        for words in self.COMMANDS:
+            with self.subTest(" ".join(map(str, words))), open("/dev/full", "w") as full:
+                done = self.start(words, stdout=full, stderr=subprocess.PIPE)
+                self.assertEqual(done.returncode, FAILED)
+                self.assertEqual(done.stderr.splitlines()[-1], "sala: standard output: cannot write: No space left on device")
+                closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *self.command(words)], env=harness.ENVIRONMENT,
+                                        stderr=subprocess.PIPE, text=True)
+                self.assertEqual(closed.returncode, FAILED)
+                self.assertIn("sala: standard output: cannot write", closed.stderr)
+
+    def test_nobody_reads_on(self):
+        ours, its = os.pipe()
+        os.close(ours)
+        for restored, status in ((True, -signal.SIGPIPE), (False, FAILED)):
+            done = self.start(self.COMMANDS[2], stdout=its, stderr=subprocess.PIPE, restore_signals=restored)
+            self.assertEqual((done.returncode, done.stderr), (status, ""))
+        os.close(its)
+
+    def test_remarks_that_are_lost(self):
+        for words in self.COMMANDS:
+            with self.subTest(" ".join(map(str, words))), open("/dev/full", "w") as full:
+                done = self.start(words, stdout=subprocess.PIPE, stderr=full)
+                self.assertEqual(done.returncode, 0)
+                self.assertGreater(len(done.stdout), 3)
+
+
+class Interrupted(Case):
+    def interrupted(self, *flags, shows):
+        """A run that Ctrl-C ends once it has begun: (status, stdout, stderr)."""
+        command = ["run", self.good, "-p", "hello", "-n", 10 ** 5, "--temp", 0, "--logit-bias", "2=-1000", *flags]
+        process = subprocess.Popen([str(harness.PROGRAM), *map(str, command)], env=harness.ENVIRONMENT, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, bufsize=0)
+        first = shows(process)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, first + out, err.decode()
+
+    def test_what_is_there_is_kept(self):
+        where = ["--sessions-dir", self.folder / "kept"]
+        status, out, err = self.interrupted("--session", "talk", "--save", *where, shows=lambda p: p.stdout.read(1))
+        self.assertEqual(status, 130)
+        self.assertTrue(out.endswith(b"\n"))
+        self.assertRegex(err, r"\[prompt: \d+ tokens.*\n\[session talk: 0 tokens before, \d+ now\]\n\Z")
+        told = json.loads(harness.sala("session", "inspect", "talk", "--json", *where))
+        self.assertGreater(told["tokens"], 0)
+        self.assertEqual(told["turns"], [0])
+        harness.sala("run", self.good, "--session", "talk", "-p", "more", "-n", 3, *where)
+
+    def test_json(self):
+        trace = self.folder / "trace.jsonl"
+
+        def wait_for_trace(process):
+            while not trace.exists() or trace.stat().st_size < 10000:
+                self.assertIsNone(process.poll())
+            return b""
+        status, out, _ = self.interrupted("--json", "--trace-blocks", trace, shows=wait_for_trace)
+        self.assertEqual((status, json.loads(out)["finish_reason"]), (130, "cancelled"))
+
+
 class Run(Case):
+    def test_half_a_character_is_not_shown(self):
+        """Where -n cuts a character, the text ends in front of it."""
+        byte = len(tiny_model.SPECIAL) + 0xE2
+        for count, text in ((1, ""), (2, "\ufffd"), (3, "\ufffd" * 2)):
+            out = json.loads(harness.sala("run", self.good, "-p", "x", "-n", count, "--logit-bias", f"{byte}=1000", "--temp", 0, "--json"))
+            self.assertEqual((out["text"], out["tokens"]), (text, [byte] * count))
+
+    def test_longer_than_the_model_was_made_for(self):
+        model, text = self.folder / "short", self.folder / "long.txt"
+        shutil.copytree(self.good, model)
+        edit_json(CONFIG, max_position_embeddings=32)(model)
+        text.write_text("hello " * 20)
+        told = r"\Asala: the text has \d+ tokens, and the model was made for 32"
+        self.assertRegex(harness.run("run", model, "--file", text, "-n", 2).stderr, told)
+        self.assertNotRegex(harness.run("run", model, "--raw", "-p", "hello", "-n", 2).stderr, told)
+        self.assertRegex(harness.run("session", "ingest", model, "long", text, "--sessions-dir", self.folder / "long").stderr, told)
+
+    def test_short_options(self):
+        long = json.loads(harness.sala("run", self.good, "-p", "hello", "-n", 3, "--temp", 0, "--threads", 1, "--json"))
+        short = json.loads(harness.sala("run", "-m", self.good, "-p", "hello", "-n", 3, "--temp", 0, "-t", 1, "-ngl", 99, "--json"))
+        self.assertEqual(*((out["tokens"], out["threads"]) for out in (long, short)))
+
     def test_raw_ids(self):
         """BOS, then encode(file), then encode(prompt), encoded separately."""
         path = self.folder / "h.txt"
@@ -584,6 +781,13 @@ class Run(Case):
             return harness.sala("run", self.good, "-p", "hello", "-n", 20, "--temp", 1.5, "--seed", seed)
         self.assertEqual(reply(7), reply(7))
         self.assertGreater(len({reply(seed) for seed in range(5)}), 1)
+
+    def test_backends_write_the_same(self):
+        def tokens(backend, *flags):
+            return json.loads(harness.sala("run", self.good, "-p", "hello", "-n", 9, "--compute", "f32", "--kv", "f32",
+                                           "--logit-bias", "2=-1000", "--backend", backend, "--json", *flags))["tokens"]
+        for flags in (["--temp", 0], ["--temp", 1, "--seed", 3]):
+            self.assertEqual(tokens("reference", *flags), tokens("cpu", *flags))
 
     def test_streamed_text_is_the_text(self):
         for flags in (["--temp", 0], ["--temp", 1, "--seed", 3]):
@@ -610,6 +814,15 @@ class Run(Case):
                                                              "SALA_RAW": "1", "SALA_SEED": "1", "SALA_TOP_P": "0.5"}))
         self.assertLessEqual(told["generated_tokens"], 3)
         self.assertEqual(json.loads(harness.sala("inspect", self.good, "--json", env={"SALA_CTX": "77"}))["context"], 77)
+
+    def test_environment_is_the_command_s(self):
+        """What other commands would refuse is nothing to this one, and help is asked for on the command line."""
+        others = {"SALA_PROMPT": "hello", "SALA_GEN": "some", "SALA_PORT": "x", "SALA_AT": "x", "SALA_H": "1", "SALA_HELP": "1"}
+        self.assertEqual(harness.sala("tokenize", self.good, "-p", "hello", env=others | {"SALA_THREADS": "x"}),
+                         harness.sala("tokenize", self.good, "-p", "hello"))
+        harness.sala("run", self.good, "-p", "hello", "-n", 1, env=others)
+        self.refused(USAGE, ["--gen"], "bench", self.good, env={"SALA_GEN": "some"})
+        self.refused(USAGE, ["--at"], "session", "fork", "a", "b", env={"SALA_AT": "x"})
 
     def test_help_and_version(self):
         for arguments in (["--help"], ["run", "--help"], ["logits", "--help"], ["inspect", "--help"], ["tokenize", "--help"],

@@ -5,6 +5,7 @@ The program is $SALA_PROGRAM (ctest sets it), else build/release/sala. Needs num
 import json
 import os
 import pathlib
+import pty
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,24 @@ def sala(*arguments, **options):
     if done.returncode != 0:
         raise AssertionError(f"sala {' '.join(map(str, arguments))}: exit status {done.returncode}\n{done.stderr.strip()}")
     return done.stdout
+
+
+def on_terminal(*arguments):
+    """Runs the program, which must succeed, with a terminal for its stderr; returns what that showed."""
+    ours, its = pty.openpty()
+    shown = b""
+    with subprocess.Popen([str(PROGRAM), *map(str, arguments)], env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                          stderr=its) as process:
+        os.close(its)
+        try:
+            while data := os.read(ours, 65536):
+                shown += data
+        except OSError:  # how a terminal says that nobody is there any more
+            pass
+    os.close(ours)
+    if process.returncode != 0:
+        raise AssertionError(f"sala {' '.join(map(str, arguments))}: exit status {process.returncode}\n{shown.decode()}")
+    return shown.decode()
 
 
 def logits(model, tokens, *flags, blocks=False, **options):

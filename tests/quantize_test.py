@@ -173,6 +173,9 @@ class Quantize(unittest.TestCase):
         for name, directory in out.items():
             how = [] if name == "nearest" else ["--calibrate", read]
             harness.sala("quantize", source, directory, "--type", "w4", *how, *(["--threads", 1] if name == "one" else []))
+        shown = harness.on_terminal("quantize", source, self.folder / "shown", "--type", "w4", "--calibrate", read)
+        self.assertRegex(shown, r"calibrating \[#*\.*\] +\d+%.*calibrating")
+        self.assertRegex(harness.sala("quantize", source, self.folder / "told", "--type", "w8"), r": \d\.\d\d MB in .*, w8g128 \d\.\d\d MB")
         self.assertEqual(*((out[name] / "model.safetensors").read_bytes() for name in ("text", "one")))
 
         def log_probabilities(model):

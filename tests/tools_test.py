@@ -142,6 +142,10 @@ class Doctor(Case):
         self.assertEqual(rates, sorted(rates, reverse=True))
         self.assertRegex(model["flags"], r"^--ctx \d+ --kv \w+ --threads \d+$")
         self.assertIn("sala chat", harness.sala("doctor", self.good))
+        mute = self.folder / "mute"
+        tiny_model.make(mute)
+        cli_test.edit_json("tokenizer_config.json", chat_template=None)(mute)
+        self.assertRegex(harness.sala("doctor", mute), rf"\nsala run {mute} --raw --kv \w+ --threads \d+ -p TEXT\n")
 
     def test_weights_are_what_loading_takes(self):
         for family, fields in (("sala", {}), ("llama", dict(gguf=["q4_1", "q8_0"], hidden_size=64, intermediate_size=96, head_dim=16))):

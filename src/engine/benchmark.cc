@@ -11,7 +11,7 @@ namespace sala {
 namespace {
 
 constexpr int64_t kGenerated = 16;  // tokens of a sample
-constexpr int kSamples = 3;         // at least
+constexpr int64_t kSamples = 3;     // at least
 
 using Clock = std::chrono::steady_clock;
 
@@ -130,7 +130,16 @@ double Benchmark::least_seconds(const Sample& sample, const Limits& limits) cons
                   sample.matmul / rate(limits, matmul_) + sample.mixing / rate(limits, mixing_));
 }
 
-BenchRow Benchmark::measure(const BenchCase& what) {
+int64_t Benchmark::sample_tokens(const BenchCase& what) const {
+  return what.phase == BenchCase::Phase::prompt ? runner_.options().chunk : kGenerated;
+}
+
+int64_t Benchmark::samples(const BenchCase& what) const {
+  const int64_t each = sample_tokens(what), once = (what.tokens + each - 1) / each;
+  return (kSamples + once - 1) / once * once;
+}
+
+BenchRow Benchmark::measure(const BenchCase& what, const std::function<void()>& on_sample) {
   const bool prompt = what.phase == BenchCase::Phase::prompt;
   std::vector<double> tokens, bytes, operations, shares;
   const auto note = [&](const Sample& sample) {
@@ -145,13 +154,12 @@ BenchRow Benchmark::measure(const BenchCase& what) {
     write(holds, 3, warm);  // a GPU records the second step
   }
   measured_.push_back(device_.limits());
-  for (int parts = 0; parts < kSamples;) {
+  for (int64_t parts = 0; parts < kSamples;) {
     std::vector<Hold> holds = begin(what);
     Sample whole;
     for (int64_t done = 0; done < what.tokens; ++parts) {
       Sample part;
-      const int64_t count =
-          std::min<int64_t>(what.tokens - done, prompt ? runner_.options().chunk : kGenerated);
+      const int64_t count = std::min(what.tokens - done, sample_tokens(what));
       if (prompt)
         read(holds, count, done + count == what.tokens, part);
       else
@@ -161,6 +169,7 @@ BenchRow Benchmark::measure(const BenchCase& what) {
       measured_.push_back(after);
       part.least = (least_seconds(part, before) + least_seconds(part, after)) / 2;
       prompt ? whole.add(part) : note(part);
+      if (on_sample) on_sample();
     }
     if (prompt) note(whole);
   }

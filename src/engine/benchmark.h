@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "base/random.h"
@@ -39,7 +40,10 @@ class Benchmark {
   /// The device is the runner's.
   Benchmark(Runner& runner, Device& device);
 
-  BenchRow measure(const BenchCase& what);
+  /// How many samples measure() takes.
+  int64_t samples(const BenchCase& what) const;
+  /// Calls `on_sample` after each of them.
+  BenchRow measure(const BenchCase& what, const std::function<void()>& on_sample = {});
   /// Medians over everything measured so far.
   Limits limits() const;
 
@@ -50,6 +54,7 @@ class Benchmark {
     int64_t tokens = 0;
     void add(const Sample& other);
   };
+  int64_t sample_tokens(const BenchCase& what) const;
   std::vector<Hold> begin(const BenchCase& what);
   void launch(std::vector<Hold>& holds, std::span<const int> tokens, bool logits, Sample& sample);
   void read(std::vector<Hold>& holds, int64_t tokens, bool logits, Sample& sample);

@@ -244,9 +244,11 @@ void write_weights(const fs::path& in, const QuantizeOptions& options, Policy& p
                    const Layout& layout, const Partial& partial) {
   WeightFile file(partial, layout);
   ModelFiles files = open_model(in, OpenText::no);
-  files.weights.progress = options.progress;
+  int64_t done = 0;
   std::optional<Calibration> calibration;
-  if (!options.calibrate.empty())
+  if (options.calibrate.empty())  // then what takes time is reading
+    files.weights.progress = options.progress;
+  else
     calibration.emplace(open_model(in, OpenText::yes), read_text(options.calibrate),
                         options.threads, options.parallel);
   walk(files,
@@ -255,6 +257,8 @@ void write_weights(const fs::path& in, const QuantizeOptions& options, Policy& p
             [&](const PackedMatrix& matrix, const Weight& weight) {
               const Weight rounded = calibration ? calibration->round(matrix, weight) : weight;
               file.next(matrix.name(), {rounded.data, static_cast<size_t>(rounded.bytes())});
+              done += rounded.bytes();
+              if (calibration && options.progress) options.progress(done, layout.size());
             }},
        options);
   for (const StoredTensor& tensor : files.weights.tensors())

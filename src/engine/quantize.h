@@ -22,7 +22,7 @@ struct QuantizeOptions {
   std::filesystem::path calibrate{};  ///< a text for which to round (calibrate.h); empty: none
   int threads = 0;                    ///< that read this text; 0: every core
   ParallelFor parallel{};
-  std::function<void(int64_t done, int64_t total)> progress{};  ///< bytes of `in`
+  std::function<void(int64_t done, int64_t total)> progress{};  ///< bytes
 };
 
 /// What was written.

@@ -248,9 +248,9 @@ void Runner::run(const Batch& batch, Out logits) {
   model_.forward(step, &host, cache_, batch, logits);
 }
 
-/// Tells the device how tokens are drawn.
+/// Tells the device how tokens are drawn; where it is the host, whoever wants one has the logits.
 void Runner::write_draws(std::span<const Row> rows, Launched& step) {
-  if (device_.ops.sample == nullptr) return;
+  if (device_.of_host()) return;
   std::vector<SampleRow> draws(step.asked.size());  // where nobody asks, a greedy one costs little
   size_t next = 0;
   for (const Row& row : rows) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "text/unicode.h"
 
 namespace sala {
 
@@ -52,7 +53,12 @@ Writer::Piece Writer::next(std::span<const float> logits, int drawn) {
 
 std::string Writer::flush() {
   if (stops_.found()) return {};
-  std::string text = stops_.push(detokenizer_.flush());
+  std::string rest = detokenizer_.flush();
+  // Where the reply was cut (the limit, nobody wants more), so was the character that it ends in.
+  constexpr int kMostBytes = 3;  // of such a beginning, each of them shown as U+FFFD
+  for (int i = 0; finish_ != Finish::stop && i < kMostBytes && rest.ends_with(kReplacement); ++i)
+    rest.resize(rest.size() - kReplacement.size());
+  std::string text = stops_.push(rest);
   if (stops_.found())
     finish_ = Finish::stop;
   else

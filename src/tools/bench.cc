@@ -10,7 +10,8 @@
 #include "engine/session.h"
 #include "tools/bench_svg.h"
 #include "tools/command.h"
-#include "tools/npy.h"
+#include "tools/output_file.h"
+#include "tools/progress.h"
 #include "weights/packed.h"
 
 namespace sala {
@@ -109,6 +110,7 @@ void print_row(const BenchRow& row) {
 }
 
 void BenchCommand::run() {
+  expect_output("--svg", svg);
   const LoadedModel loaded = load();
   const std::vector<BenchCase> all = cases(loaded.files.config.page());
   RunOptions options = model.run_options();
@@ -122,7 +124,7 @@ void BenchCommand::run() {
   const std::string stored(name_of(loaded.model->type()));
 
   if (std::ranges::max(depths) > 0)
-    fmt::print(stderr, "the texts in front (depth) are random keys, values and states\n");
+    tell("the texts in front (depth) are random keys, values and states\n");
   if (!json)
     fmt::print(
         "{}, weights {} ({:.2f} GB), {} threads\n{:>6} {:>7} {:>9} {:>6} {:>10} {:>8} {:>9} "
@@ -131,12 +133,16 @@ void BenchCommand::run() {
         1e-9 * static_cast<double>(loaded.model->weight_bytes()), threads, "phase", "tokens",
         "depth", "texts", "tokens/s", "GB/s", "GFLOP/s", "limit");
   std::vector<BenchRow> rows;
+  Progress bar("measuring", "samples");
+  int64_t done = 0, total = 0;
+  for (const BenchCase& what : all) total += benchmark.samples(what);
   for (const BenchCase& what : all) {
-    rows.push_back(benchmark.measure(what));
+    rows.push_back(benchmark.measure(what, [&] { bar.update(++done, total); }));
+    bar.clear();
     if (!json) print_row(rows.back());
   }
   const Limits limits = benchmark.limits();
-  if (!svg.empty()) write_text(svg, bench_svg(rows));
+  if (!svg.empty()) write_output("--svg", svg, bench_svg(rows));
   if (!json) {
     fmt::print(
         "this machine: {:.1f} GB/s, f32 {:.0f}, bf16 {:.0f} GFLOP/s, int8 {:.0f} GOP/s; memory at "
@@ -169,25 +175,28 @@ void add_bench(CLI::App& app) {
   auto bench = std::make_shared<BenchCommand>();
   bench->model.add_to(command);
   command.get_option("model")->required(false);
-  const auto lengths = [&](const char* name, std::vector<int64_t>& values, const char* what) {
+  const auto numbers = [&](const char* name, std::vector<int64_t>& values, int64_t least,
+                           int64_t most, const char* what) {
     command.add_option(name, values, what)
         ->delimiter(',')
-        ->check(CLI::Range(int64_t{0}, int64_t{1} << 32))
+        ->check(number_from(least, most))
         ->capture_default_str();
   };
-  lengths("--prompt", bench->prompts, "tokens of prompts to read, e.g. 512,4096; 0: none");
+  constexpr int64_t kMostTokens = int64_t{1} << 32;
+  numbers("--prompt", bench->prompts, 0, kMostTokens,
+          "tokens of prompts to read, e.g. 512,4096; 0: none");
   command.add_option("--gen", bench->generated, "tokens to generate; 0: none")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 32))
+      ->check(number_from(int64_t{0}, kMostTokens))
       ->capture_default_str();
-  lengths("--batch", bench->batches, "texts that are continued together, e.g. 1,8,32");
-  lengths("--depth", bench->depths,
+  numbers("--batch", bench->batches, 1, 1 << 16, "texts that are continued together, e.g. 1,8,32");
+  numbers("--depth", bench->depths, 0, kMostTokens,
           "tokens in front of them, e.g. 0,4096,131072: random keys, values and states");
   command.add_option("--synthetic", bench->synthetic,
                      "config.json of a model to make of random weights, in memory");
   command.add_option("--type", bench->type,
                      "its weights: f32, f16, bf16, w8, w4, or these with g64 or g128");
   command.add_option("--layers", bench->layers, "its first N layers only [default: all]")
-      ->check(CLI::Range(1, 1 << 16));
+      ->check(number_from(1, 1 << 16));
   command.add_option("--svg", bench->svg, "picture to write: tokens per second against depth");
   command.add_flag("--json", bench->json, "print one JSON object");
   read_environment(command);

@@ -374,11 +374,11 @@ void add_chat(CLI::App& app) {
           "--ctx", chat->context,
           "tokens of context [default: what the model was trained on, 8192 at most, and the "
           "session's]")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+      ->check(number_from(int64_t{1}, int64_t{1} << 40));
   command
       .add_option("-n,--predict", chat->limit,
                   "tokens of an answer at most [default: what the context has room for]")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+      ->check(number_from(int64_t{1}, int64_t{1} << 30));
   chat->session.add_to(command);
   read_environment(command);
   command.callback([chat] { chat->run(); });

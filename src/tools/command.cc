@@ -1,12 +1,17 @@
 #include "tools/command.h"
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
 #include <span>
 #include <utility>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/parallel.h"
 #include "tools/progress.h"
 
@@ -24,19 +29,24 @@ T choose(const char* flag, const std::string& value,
   throw UsageError(fmt::format("{} is \"{}\"; expected one of {}", flag, value, names));
 }
 
-}  // namespace
-
-void read_environment(CLI::App& command) {
+void name_variables(CLI::App& command) {
   for (CLI::Option* option : command.get_options()) {
     std::string name = option->get_name(false, true);  // every name, e.g. "-n,--predict"
     name = name.substr(0, name.find(','));
-    if (!name.starts_with('-') || name == "--help") continue;
+    if (!name.starts_with('-') || option == command.get_help_ptr()) continue;
     name.erase(0, name.find_first_not_of('-'));
     std::ranges::transform(name, name.begin(), [](unsigned char c) {
       return c == '-' ? '_' : static_cast<char>(std::toupper(c));
     });
     option->envname("SALA_" + name);
   }
+}
+
+}  // namespace
+
+void read_environment(CLI::App& command) {
+  // Only when this command is chosen: the parser looks up what every command has.
+  command.preparse_callback([&command](size_t) { name_variables(command); });
 }
 
 KvType kv_type(const std::string& name) {
@@ -50,7 +60,8 @@ KvType kv_type(const std::string& name) {
 }
 
 void ModelOptions::add_to(CLI::App& command) {
-  command.add_option("model", model, "Hugging Face model directory or .gguf file")->required();
+  command.add_option("model,--model", model, "Hugging Face model directory or .gguf file")
+      ->required();
   command
       .add_option("--backend", backend,
                   "cpu; cuda, or cuda:N for GPU number N; reference: plain loops in double")
@@ -58,9 +69,9 @@ void ModelOptions::add_to(CLI::App& command) {
   command
       .add_option("--gpu-layers,--n-gpu-layers", gpu_layers,
                   "layers that a GPU has, the last ones; the CPU has the others [default: all]")
-      ->check(CLI::Range(0, 1 << 16));
+      ->check(number_from(0, 1 << 16));
   command.add_option("--threads", threads, "threads; 0 takes every core")
-      ->check(CLI::Range(0, 1024))
+      ->check(number_from(0, 1024))
       ->capture_default_str();
   command.add_option("--compute", compute, "type of activations in matmuls: auto, f32, bf16, int8")
       ->capture_default_str();
@@ -72,7 +83,7 @@ void ModelOptions::add_to(CLI::App& command) {
       .add_option("--sparse", sparse, "which tokens attend sparsely: always, per-query, hf, dense")
       ->capture_default_str();
   command.add_option("--chunk", chunk, "prompt tokens in one step")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(number_from(1, 1 << 20))
       ->capture_default_str();
   const auto size = [&](const char* name, int64_t& bytes, const char* what) {
     command.add_option(name, bytes, what)->transform(CLI::AsSizeValue(false))->type_name("SIZE");
@@ -120,8 +131,7 @@ LoadedModel load_model(const ModelOptions& options, OpenText text) {
   const RunOptions run = options.run_options();  // a bad flag is told before minutes of loading
   LoadedModel loaded{.files = open_model(options.model, text)};
   loaded.device = open_device(run);
-  if (!loaded.files.weights.remark.empty())
-    fmt::print(stderr, "sala: {}\n", loaded.files.weights.remark);
+  if (!loaded.files.weights.remark.empty()) tell("sala: {}\n", loaded.files.weights.remark);
 
   ThreadPool pool(run.threads > 0 ? run.threads : available_cores());
   Progress bar("loading", "GB", 1e9);
@@ -137,6 +147,42 @@ LoadedModel load_model(const ModelOptions& options, OpenText text) {
   loaded.load_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return loaded;
+}
+
+void tell_if_beyond(const ModelConfig& config, int64_t tokens) {
+  if (config.trained_context > 0 && tokens > config.trained_context)
+    tell("sala: the text has {} tokens, and the model was made for {}: answers may be worse\n",
+         tokens, config.trained_context);
+}
+
+std::string read_input(const std::string& path) {
+  constexpr size_t kMost = size_t{1} << 30;
+  std::error_code none;
+  const auto there = std::filesystem::status(path, none);
+  const bool streams = path == "-" || std::filesystem::is_fifo(there) ||
+                       std::filesystem::is_character_file(there) ||
+                       std::filesystem::is_socket(there);
+  if (!streams) return read_text(path);
+  std::ifstream file;
+  if (path != "-") file.open(path, std::ios::binary);
+  std::istream& in = path == "-" ? std::cin : file;
+  std::string text;
+  for (std::array<char, 1 << 16> part; in && text.size() <= kMost;) {
+    in.read(part.data(), part.size());
+    text.append(part.data(), static_cast<size_t>(in.gcount()));
+  }
+  if (text.size() > kMost)
+    fail("{}: gives more than {} bytes, the most that is read of a pipe", path, kMost);
+  if (!in.eof()) fail("{}: cannot be read", path);
+  return text;
+}
+
+void rename_short_options(std::vector<std::string>& arguments) {
+  constexpr std::pair<std::string_view, const char*> kShort[] = {
+      {"-t", "--threads"}, {"-ngl", "--n-gpu-layers"}, {"-m", "--model"}, {"-c", "--ctx"}};
+  for (std::string& argument : arguments)
+    for (const auto& [name, meant] : kShort)
+      if (argument == name) argument = meant;
 }
 
 std::function<void(int64_t)> prompt_progress(int64_t tokens) {

@@ -1,15 +1,43 @@
 #pragma once
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <memory>
 #include <string>
+#include <type_traits>
+#include <utility>
 
 #include "engine/open.h"
 #include "engine/runner.h"
 
 namespace sala {
 
-/// Gives every option of `command` its environment variable: --top-p is SALA_TOP_P, -n is SALA_N.
+/// Ctrl-C has ended a command, which has said so: `main` exits with 130.
+struct Interrupted {};
+
+/// A check of options: a number from `low` to `high`, whole where they are.
+template <class T>
+CLI::Validator number_from(T low, T high) {
+  const auto check = [=](const std::string& text) -> std::string {
+    T value{};
+    const bool read = !text.empty() && CLI::detail::lexical_cast(text, value);
+    if (read && value >= low && value <= high) return "";
+    return fmt::format("\"{}\"; expected a {}number from {} to {}", text,
+                       std::is_integral_v<T> ? "whole " : "", low, high);
+  };
+  return {check, fmt::format("{} in [{} - {}]", CLI::detail::type_name<T>(), low, high)};
+}
+
+/// Writes to standard error. What does not arrive there is no reason to end a command.
+template <class... Args>
+void tell(fmt::format_string<Args...> format, Args&&... args) {
+  std::fputs(fmt::format(format, std::forward<Args>(args)...).c_str(), stderr);
+}
+
+/// Has `command`, when it is chosen, read an environment variable for every option: --top-p is
+/// SALA_TOP_P, -n is SALA_N.
 void read_environment(CLI::App& command);
 
 /// The type of keys and values that --kv names: auto is bf16. Throws UsageError for others.
@@ -41,6 +69,13 @@ struct LoadedModel {
 /// Opens and loads what `options` name, with a progress bar.
 LoadedModel load_model(const ModelOptions& options, OpenText text);
 
+/// Says so when a text is longer than any for which the model was made.
+void tell_if_beyond(const ModelConfig& config, int64_t tokens);
+
+/// The text that a user names: a file, a pipe, or - for standard input. Throws Error that names it,
+/// also for a pipe that gives more than 1 GiB.
+std::string read_input(const std::string& path);
+
 /// A listener for Runner::read that shows how far a prompt of `tokens` tokens is.
 std::function<void(int64_t done)> prompt_progress(int64_t tokens);
 
@@ -58,6 +93,8 @@ void add_serve(CLI::App& app);
 /// Gives the short options of llama-server and vLLM that have several letters (-np, -ngl) the long
 /// names that the parser reads.
 void rename_serve_options(std::vector<std::string>& arguments);
+/// The same for -t, -ngl, -m and -c of `sala run` and `sala chat`.
+void rename_short_options(std::vector<std::string>& arguments);
 void add_quantize(CLI::App& app);
 void add_session(CLI::App& app);
 /// `app` is the command `session`.

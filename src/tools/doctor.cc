@@ -47,7 +47,7 @@ Json machine_json(const Machine& m) {
 /// The type of keys and values that holds the context for which the model was made, the most exact
 /// one first from bf16 on; where none does, the one that holds most.
 Json advice(const Estimate& estimate, const Machine& machine, const std::string& backend,
-            int64_t trained) {
+            int64_t trained, bool chats) {
   const int64_t wanted = trained > 0 ? trained : kUnknownContext;
   std::optional<std::pair<std::string, int64_t>> best;
   for (const KvType kv : kKvTypes) {
@@ -58,7 +58,8 @@ Json advice(const Estimate& estimate, const Machine& machine, const std::string&
   }
   if (best->second == 0) return "";
   return fmt::format(
-      "--ctx {} --kv {} {}", std::min(wanted, best->second), best->first,
+      "{} --kv {} {}", chats ? fmt::format("--ctx {}", std::min(wanted, best->second)) : "--raw",
+      best->first,
       backend == "cpu" ? fmt::format("--threads {}", machine.threads) : "--backend " + backend);
 }
 
@@ -71,6 +72,7 @@ Json model_json(const ModelFiles& files, const Machine& machine, const std::stri
                       {"sequences", sequences},
                       {"context", estimate.context(kv, sequences, kMostContext)}});
   const int64_t trained = files.config.trained_context;
+  const bool chats = files.chat_template.has_value();
   for (const int64_t length : kLengths) {
     if (trained > 0 && length > trained) break;
     const double seconds = estimate.prompt_seconds(length);
@@ -88,7 +90,8 @@ Json model_json(const ModelFiles& files, const Machine& machine, const std::stri
           {"fits", fits},
           {"prompts", prompts},
           {"tokens", tokens},
-          {"flags", advice(estimate, machine, backend, trained)}};
+          {"command", chats ? "chat" : "run"},
+          {"flags", advice(estimate, machine, backend, trained, chats)}};
 }
 
 void print_machine(const Json& m) {
@@ -132,12 +135,13 @@ void print_model(const Json& m) {
   if (flags.empty())
     fmt::print("it does not fit: use a file with smaller weights, or free memory\n");
   else
-    fmt::print("sala chat {} {}\n", m["path"].get<std::string>(), flags);
+    fmt::print("sala {} {} {}{}\n", m["command"].get<std::string>(), m["path"].get<std::string>(),
+               flags, m["command"] == "run" ? " -p TEXT" : "");
 }
 
 void DoctorCommand::run() const {
   std::optional<ModelFiles> files;  // a bad path is told before the probes
-  if (!model.empty()) files = open_model(model, OpenText::no);
+  if (!model.empty()) files = open_model(model, OpenText::yes);
   const Machine machine =
       backend == "cpu" ? measure_machine(threads) : measure_gpu(*open_device({.backend = backend}));
   Json out = {{"machine", machine_json(machine)}};
@@ -160,7 +164,7 @@ void add_doctor(CLI::App& app) {
   command.add_option("--backend", doctor->backend, "cpu; cuda, or cuda:N for GPU number N")
       ->capture_default_str();
   command.add_option("--threads", doctor->threads, "threads; 0 takes every core")
-      ->check(CLI::Range(0, 1024))
+      ->check(number_from(0, 1024))
       ->capture_default_str();
   command.add_flag("--json", doctor->json, "print one JSON object");
   read_environment(command);

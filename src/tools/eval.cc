@@ -68,7 +68,7 @@ Surprise read_in_windows(const LoadedModel& loaded, RunOptions options, int64_t 
 
 void PplCommand::run() const {
   LoadedModel loaded = load_model(model, OpenText::yes);
-  const std::string text = read_text(file);
+  const std::string text = read_input(file);
   const std::vector<int> tokens = loaded.files.require_tokenizer().encode(text);
   if (tokens.size() + loaded.files.raw_prefix().size() < 2)
     fail("{}: too short to predict anything: {} tokens", file, tokens.size());
@@ -101,7 +101,7 @@ void add_eval(CLI::App& app) {
   command.add_option("file", ppl->file, "the text")->required();
   command.add_option("--ctx", ppl->contexts, "tokens of context, one number or several")
       ->delimiter(',')
-      ->check(CLI::Range(int64_t{2}, int64_t{1} << 40))
+      ->check(number_from(int64_t{2}, int64_t{1} << 40))
       ->capture_default_str();
   command.add_flag("--json", ppl->json, "print one JSON object");
   read_environment(command);

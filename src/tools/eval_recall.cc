@@ -11,7 +11,7 @@
 #include "recall/tasks.h"
 #include "tools/command.h"
 #include "tools/heat_map.h"
-#include "tools/npy.h"
+#include "tools/output_file.h"
 #include "tools/progress.h"
 
 namespace sala {
@@ -117,13 +117,14 @@ double RecallCommand::sample(Runner& runner, const ModelFiles& files, const Fill
 }
 
 void RecallCommand::run() {
+  expect_output("--svg", svg);
   const std::vector<RecallTask> chosen = chosen_tasks();
   if (policies.empty()) policies = {model.sparse};
   for (const std::string& policy : policies) {  // a bad flag is told before minutes of loading
     model.sparse = policy;
     model.run_options();
   }
-  const std::string text = haystack.empty() ? "" : read_text(haystack);
+  const std::string text = haystack.empty() ? "" : read_input(haystack);
   if (!haystack.empty() && text.empty()) fail("{}: is empty", haystack);
   const Filler passages = text.empty() ? Filler(plain_prose) : passages_of(text);
   LoadedModel loaded = load_model(model, OpenText::yes);
@@ -182,7 +183,7 @@ void RecallCommand::print(const std::vector<Cell>& cells) const {
     }
     maps.push_back(std::move(map));
   }
-  if (!svg.empty()) write_text(svg, heat_maps_svg(maps));
+  if (!svg.empty()) write_output("--svg", svg, heat_maps_svg(maps));
   if (json) {
     fmt::print("{}\n", Json{{"rows", rows}}.dump());
     return;
@@ -203,15 +204,15 @@ void RecallCommand::add_to(CLI::App& command) {
   model.add_to(command);
   command.add_option("--lengths", lengths, "tokens of the prompts")
       ->delimiter(',')
-      ->check(CLI::Range(int64_t{32}, int64_t{1} << 32))
+      ->check(number_from(int64_t{32}, int64_t{1} << 32))
       ->capture_default_str();
   command.add_option("--depths", depths, "where the fact lies: 0 the beginning, 1 the end")
       ->delimiter(',')
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number_from(0.0, 1.0))
       ->capture_default_str();
   command.add_option("--policies", policies, "values of --sparse to compare")->delimiter(',');
   command.add_option("--samples", samples, "documents for each length and depth")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->check(number_from(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
   command.add_option("--seed", seed, "of the documents")->capture_default_str();
   command.add_option("--svg", svg, "heat map to write");

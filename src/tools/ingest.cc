@@ -25,17 +25,19 @@ struct IngestCommand {
   bool inexact = false, appends = false;
 
   void run() const;
-  std::vector<int> text(const ModelFiles& model_files, std::span<const int32_t> before) const;
+  std::vector<int> text(const ModelFiles& model_files, std::span<const std::string> texts,
+                        std::span<const int32_t> before) const;
   void read(Session& session, Runner& runner, const std::vector<int>& text) const;
 };
 
 /// The whole text that the session will have.
 std::vector<int> IngestCommand::text(const ModelFiles& model_files,
+                                     std::span<const std::string> texts,
                                      std::span<const int32_t> before) const {
   std::vector<int> tokens(before.begin(), before.end());
   if (!appends || tokens.empty()) tokens = model_files.raw_prefix();
-  for (const std::string& file : files) {
-    const std::vector<int> more = model_files.require_tokenizer().encode(read_text(file));
+  for (const std::string& one : texts) {
+    const std::vector<int> more = model_files.require_tokenizer().encode(one);
     tokens.insert(tokens.end(), more.begin(), more.end());
   }
   if (tokens.empty()) fail("the files are empty; there is nothing to keep");
@@ -82,27 +84,29 @@ void IngestCommand::read(Session& session, Runner& runner, const std::vector<int
 
 void IngestCommand::run() const {
   const std::filesystem::path dir = appends ? directory.existing(name) : directory.of(name);
-  for (const std::string& file : files) read_text(file);  // told before minutes of loading
+  std::vector<std::string> texts;  // what is wrong with one is told before minutes of loading
+  for (const std::string& file : files) texts.push_back(read_input(file));
   LoadedModel loaded = load_model(model, OpenText::yes);
   RunOptions options = model.run_options();
   make_room_for_snapshots(loaded.files.config, options);
   Session session = open_session(dir, Session::Access::write, loaded, options, inexact);
   const auto before = std::ssize(session.tokens());
-  const std::vector<int> tokens = text(loaded.files, session.tokens());
+  const std::vector<int> tokens = text(loaded.files, texts, session.tokens());
   const auto total = std::ssize(tokens);
   if (before == total && !appends) {
-    fmt::print(stderr, "[session {}: has these {} tokens already]\n", name, total);
+    tell("[session {}: has these {} tokens already]\n", name, total);
     return;
   }
   if (before > 0 && !appends)
-    fmt::print(stderr, "[session {}: goes on from token {} of {}]\n", name, before, total);
+    tell("[session {}: goes on from token {} of {}]\n", name, before, total);
+  tell_if_beyond(loaded.files.config, total);
   options.context = total;
   Runner runner(*loaded.model, *loaded.device, options);
   const auto start = Clock::now();
   read(session, runner, tokens);
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-  fmt::print(stderr, "[session {}: {} tokens, {} of them new, {:.1f} tokens/s]\n", name, total,
-             total - before, static_cast<double>(total - before) / seconds);
+  tell("[session {}: {} tokens, {} of them new, {:.1f} tokens/s]\n", name, total, total - before,
+       static_cast<double>(total - before) / seconds);
 }
 
 void add(CLI::App& app, const char* name, const char* what, bool appends) {

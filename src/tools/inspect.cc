@@ -134,7 +134,7 @@ void add_inspect(CLI::App& app) {
   command
       .add_option("--ctx", inspect->context,
                   "tokens of context [default: what the model was trained for]")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+      ->check(number_from(int64_t{1}, int64_t{1} << 40));
   command
       .add_option("--kv", inspect->kv,
                   "type of keys and values in the cache: auto (bf16), f32, bf16, int8, int4")

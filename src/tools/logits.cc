@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "tools/command.h"
 #include "tools/npy.h"
+#include "tools/output_file.h"
 
 namespace sala {
 namespace {
@@ -75,6 +76,8 @@ std::vector<int> LogitsCommand::read_tokens(int64_t vocab) const {
 }
 
 void LogitsCommand::run() const {
+  OutputFile file("--out", out);  // a wrong name is told before minutes of loading
+  expect_output("--blocks", blocks);
   LoadedModel loaded = load_model(model, OpenText::no);
   const std::vector<int> ids = read_tokens(loaded.files.config.vocab);
   const auto count = static_cast<int64_t>(ids.size());
@@ -89,20 +92,22 @@ void LogitsCommand::run() const {
   if (!blocks.empty())
     runner.on_blocks = [&](int layer, In lists, In counts) { record.add(layer, lists, counts); };
 
-  NpyWriter file(out, rows, loaded.files.config.vocab);
+  file.write(npy_header(rows, loaded.files.config.vocab));
   Hold hold = runner.open();
-  runner.read(
-      hold, ids,
-      {.wanted = rows,
-       .on_logits =
-           [&](In logits) { file.write({logits.as<float>(), static_cast<size_t>(logits.size())}); },
-       .on_progress =
-           [progress = prompt_progress(count)](int64_t done) {
-             progress(done);
-             return true;
-           }});
+  runner.read(hold, ids,
+              {.wanted = rows,
+               .on_logits =
+                   [&](In logits) {
+                     file.write({reinterpret_cast<const char*>(logits.as<float>()),
+                                 static_cast<size_t>(logits.size()) * sizeof(float)});
+                   },
+               .on_progress =
+                   [progress = prompt_progress(count)](int64_t done) {
+                     progress(done);
+                     return true;
+                   }});
   file.finish();
-  if (!blocks.empty()) write_text(blocks, record.text());
+  if (!blocks.empty()) write_output("--blocks", blocks, record.text());
 }
 
 }  // namespace
@@ -115,7 +120,7 @@ void add_logits(CLI::App& app) {
   command.add_option("--out", logits->out, "float32 .npy file to write, [positions, vocabulary]")
       ->required();
   command.add_option("--last", logits->last, "only the last N positions [default: all]")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+      ->check(number_from(int64_t{1}, int64_t{1} << 40));
   command.add_option("--blocks", logits->blocks,
                      "JSON file to write: the blocks that each position read");
   read_environment(command);

@@ -35,10 +35,15 @@ std::map<std::string, std::string> read_keep(const std::vector<std::string>& kee
   return types;
 }
 
+std::string size_of(int64_t bytes) {
+  const auto size = static_cast<double>(bytes);
+  return size < 1e9 ? fmt::format("{:.2f} MB", 1e-6 * size) : fmt::format("{:.2f} GB", 1e-9 * size);
+}
+
 void QuantizeCommand::run() const {
   const auto start = std::chrono::steady_clock::now();
   ThreadPool pool(threads > 0 ? threads : available_cores());
-  Progress bar("quantising", "GB", 1e9);
+  Progress bar(calibrate.empty() ? "quantising" : "calibrating", "MB", 1e6);
   QuantizeOptions options{.narrow = type == "w4",
                           .group = group,
                           .keep = read_keep(keep),
@@ -60,10 +65,8 @@ void QuantizeCommand::run() const {
                            .dump());
     return;
   }
-  fmt::print("{}: {:.2f} GB in {:.1f} s", out, 1e-9 * static_cast<double>(result.bytes),
-             seconds.count());
-  for (const auto& [name, bytes] : result.types)
-    fmt::print(", {} {:.2f} GB", name, 1e-9 * static_cast<double>(bytes));
+  fmt::print("{}: {} in {:.1f} s", out, size_of(result.bytes), seconds.count());
+  for (const auto& [name, bytes] : result.types) fmt::print(", {} {}", name, size_of(bytes));
   fmt::print("\n");
   if (!result.others.empty())
     fmt::print("{} matrices have columns that {} does not divide, as {}: {}\n",
@@ -92,7 +95,7 @@ void add_quantize(CLI::App& app) {
   command.add_option("--calibrate", quantize->calibrate,
                      "a text: round so that what the model computes on it changes least");
   command.add_option("--threads", quantize->threads, "threads; 0 takes every core")
-      ->check(CLI::Range(0, 1024))
+      ->check(number_from(0, 1024))
       ->capture_default_str();
   command.add_flag("--json", quantize->json, "print one JSON object");
   read_environment(command);

@@ -2,16 +2,20 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <optional>
+#include <system_error>
 
 #include "base/error.h"
 #include "base/json.h"
 #include "engine/generate.h"
 #include "tools/block_trace.h"
 #include "tools/command.h"
+#include "tools/output_file.h"
 #include "tools/sampling_flags.h"
 #include "tools/session_flags.h"
+#include "tools/terminal.h"
 
 namespace sala {
 namespace {
@@ -27,7 +31,7 @@ struct RunCommand {
   void run() const;
   std::vector<int> prompt_tokens(const ModelFiles& files, const Manifest* before) const;
   Generation answer(Runner& runner, Hold& hold, const ModelFiles& files,
-                    std::span<const int> tokens) const;
+                    std::span<const int> tokens, const Interrupts& interrupts) const;
 };
 
 double rate(int64_t tokens, double seconds) {
@@ -37,7 +41,7 @@ double rate(int64_t tokens, double seconds) {
 /// The ids to be read behind those of a session, if there is one before.
 std::vector<int> RunCommand::prompt_tokens(const ModelFiles& files, const Manifest* before) const {
   const Tokenizer& tokenizer = files.require_tokenizer();
-  const std::string document = file.empty() ? "" : read_text(file);
+  const std::string document = file.empty() ? "" : read_input(file);
   std::vector<int> tokens;
   const auto append = [&](std::string_view text, EncodeOptions options = {}) {
     if (text.empty()) return;
@@ -111,6 +115,13 @@ Json facts_json(const LoadedModel& loaded, const Runner& runner, const Generatio
             {"bytes_written", traffic.bytes_written}}}};
 }
 
+std::string speed_line(const Generation& reply, size_t prompt, int threads) {
+  return fmt::format(
+      "[prompt: {} tokens, {:.1f} tokens/s; generation: {} tokens, {:.1f} tokens/s; {} threads]",
+      prompt, rate(reply.prompt_read, reply.prompt_seconds), reply.tokens.size(),
+      rate(reply.reply_steps, reply.reply_seconds), threads);
+}
+
 std::string session_line(const std::string& name, const Session& session, int64_t before,
                          bool saved) {
   std::string line = fmt::format("[session {}: {} tokens before", name, before);
@@ -127,17 +138,19 @@ Hold begin(Runner& runner, const std::optional<Session>& session, std::span<cons
 }
 
 Generation RunCommand::answer(Runner& runner, Hold& hold, const ModelFiles& files,
-                              std::span<const int> tokens) const {
+                              std::span<const int> tokens, const Interrupts& interrupts) const {
   GenerateOptions what{.limit = limit,
                        .sampling = sampling.over(files.sampling),
                        .stop = files.stop,
                        .stop_strings = sampling.stops,
                        .logprobs = logprobs};
   what.on_prompt_progress = prompt_progress(std::ssize(tokens) - hold.length());
+  what.cancelled = [&] { return interrupts.requested(); };
   if (!json) {
     what.on_text = [](const std::string& text) {
-      std::fwrite(text.data(), 1, text.size(), stdout);
-      std::fflush(stdout);
+      if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() ||
+          std::fflush(stdout) != 0)
+        throw std::system_error(errno, std::generic_category());  // main says what was lost
     };
   }
   return generate(runner, hold, *files.tokenizer, tokens, what);
@@ -146,7 +159,8 @@ Generation RunCommand::answer(Runner& runner, Hold& hold, const ModelFiles& file
 void RunCommand::run() const {
   if (logprobs >= 0 && !json) throw UsageError("--logprobs needs --json");
   if (save && !session.used()) throw UsageError("--save needs --session");
-  std::filesystem::path dir;  // a wrong name is told before minutes of loading
+  expect_output("--trace-blocks", trace_blocks);  // wrong names are told before minutes of loading
+  std::filesystem::path dir;
   if (session.used())
     dir = save ? session.directory.of(session.name) : session.directory.existing(session.name);
   LoadedModel loaded = load_model(model, OpenText::yes);
@@ -162,6 +176,7 @@ void RunCommand::run() const {
   const auto before = std::ssize(tokens);
   const std::vector<int> added = prompt_tokens(loaded.files, kept ? &kept->manifest() : nullptr);
   tokens.insert(tokens.end(), added.begin(), added.end());
+  tell_if_beyond(loaded.files.config, std::ssize(tokens));
   options.context = std::ssize(tokens) + limit;
   Runner runner(*loaded.model, *loaded.device, options);
   Hold hold = begin(runner, kept, tokens);
@@ -172,9 +187,12 @@ void RunCommand::run() const {
                   hold.length());
     runner.on_blocks = [&](int layer, In lists, In counts) { trace->add(layer, lists, counts); };
   }
-  const Generation reply = answer(runner, hold, loaded.files, tokens);
+  const Interrupts interrupts;
+  const Generation reply = answer(runner, hold, loaded.files, tokens, interrupts);
   if (trace) trace->finish(reply.tokens, *loaded.files.tokenizer);
-  if (save) {
+  const bool cancelled = reply.finish == Finish::cancelled;
+  const bool saves = save && !(cancelled && reply.tokens.empty());
+  if (saves) {
     tokens.insert(tokens.end(), reply.tokens.begin(), reply.tokens.end());
     save_reply(*kept, runner, hold, tokens, !raw);
   }
@@ -186,19 +204,16 @@ void RunCommand::run() const {
       out["session"] = {{"name", session.name},
                         {"tokens", before},
                         {"read_again", again},
-                        {"saved", save},
+                        {"saved", saves},
                         {"inexact", kept->differences()}};
     fmt::print("{}\n", out.dump(-1, ' ', false, Json::error_handler_t::replace));
   } else {
     std::fputs("\n", stdout);
     std::fflush(stdout);  // before the line on standard error
-    fmt::print(stderr,
-               "[prompt: {} tokens, {:.1f} tokens/s; generation: {} tokens, {:.1f} tokens/s; {} "
-               "threads]\n",
-               added.size(), rate(reply.prompt_read, reply.prompt_seconds), reply.tokens.size(),
-               rate(reply.reply_steps, reply.reply_seconds), loaded.device->threads());
-    if (kept) fmt::print(stderr, "{}\n", session_line(session.name, *kept, before, save));
+    tell("{}\n", speed_line(reply, added.size(), loaded.device->threads()));
+    if (kept) tell("{}\n", session_line(session.name, *kept, before, saves));
   }
+  if (cancelled) throw Interrupted();
 }
 
 }  // namespace
@@ -210,14 +225,14 @@ void add_run(CLI::App& app) {
   command.add_option("-p,--prompt", run->prompt, "the prompt");
   command.add_option("--file", run->file, "a text to put before the prompt");
   command.add_option("-n,--predict", run->limit, "tokens to generate at most")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
+      ->check(number_from(int64_t{0}, int64_t{1} << 30))
       ->capture_default_str();
   run->sampling.add_to(command);
   command
       .add_option(
           "--logprobs", run->logprobs,
           "with --json: the log probabilities of each token and of this many most likely ones")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
+      ->check(number_from(int64_t{0}, int64_t{1} << 20));
   command.add_option("--trace-blocks", run->trace_blocks,
                      "file to write: the blocks that each token of the answer read (sala trace)");
   command.add_option("--system", run->system, "a system message");

@@ -3,6 +3,7 @@
 #include <charconv>
 
 #include "base/error.h"
+#include "tools/command.h"
 
 namespace sala {
 namespace {
@@ -32,10 +33,10 @@ void SamplingFlags::add_to(CLI::App& command) {
   for (size_t i = 0; i < kSamplingNumbers.size(); ++i) {
     const SamplingNumber& n = kSamplingNumbers[i];
     command.add_option("--" + std::string(n.name), numbers[i], std::string(n.help))
-        ->check(CLI::Range(n.low, n.high));
+        ->check(number_from(n.low, n.high));
   }
   command.add_option("--top-k", top_k, "sample among this many most likely tokens; 0: all")
-      ->check(CLI::Range(int64_t{0}, kMostTokens));
+      ->check(number_from(int64_t{0}, kMostTokens));
   command
       .add_option("--logit-bias", biases,
                   "ID=VALUE: adds VALUE to the logit of token ID; may be repeated")

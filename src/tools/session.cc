@@ -118,7 +118,7 @@ void SessionCommand::fork() const {
     session.roll_back(tokens);
     session.commit();
   }
-  fmt::print(stderr, "[session {}: {} tokens]\n", other, tokens >= 0 ? tokens : all);
+  tell("[session {}: {} tokens]\n", other, tokens >= 0 ? tokens : all);
 }
 
 void SessionCommand::roll_back() const {
@@ -127,7 +127,7 @@ void SessionCommand::roll_back() const {
   if (tokens > before) fail("session {} has {} tokens, fewer than {}", name, before, tokens);
   session.roll_back(tokens);
   session.commit();
-  fmt::print(stderr, "[session {}: {} of {} tokens are left]\n", name, tokens, before);
+  tell("[session {}: {} of {} tokens are left]\n", name, tokens, before);
 }
 
 void SessionCommand::remove() const {
@@ -142,7 +142,7 @@ void SessionCommand::verify() const {
     const auto found = verify_session(
         directory.existing(one), [&](int64_t done, int64_t total) { bar.update(done, total); });
     bar.clear();
-    for (const std::string& fault : found) fmt::print(stderr, "sala: {}\n", fault);
+    for (const std::string& fault : found) tell("sala: {}\n", fault);
     if (found.empty()) fmt::print("{}: every byte is as it was saved\n", one);
     faults += found.size();
   }
@@ -183,7 +183,7 @@ void add_session(CLI::App& app) {
         name(command, s);
         command.add_option("new", s.other, "the name of the new one")->required();
         command.add_option("--at", s.tokens, "take only so many tokens [default: all]")
-            ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
+            ->check(number_from(int64_t{0}, int64_t{1} << 40));
       },
       &SessionCommand::fork);
   add(
@@ -192,7 +192,7 @@ void add_session(CLI::App& app) {
         name(command, s);
         command.add_option("tokens", s.tokens, "how many to keep")
             ->required()
-            ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
+            ->check(number_from(int64_t{0}, int64_t{1} << 40));
       },
       &SessionCommand::roll_back);
   add("delete", "Remove sessions", names, &SessionCommand::remove);

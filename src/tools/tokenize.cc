@@ -1,6 +1,6 @@
 // sala tokenize: text to token ids and back.
-#include <iostream>
-#include <iterator>
+#include <limits>
+#include <optional>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -10,22 +10,25 @@ namespace sala {
 namespace {
 
 struct TokenizeCommand {
-  std::string model, prompt, file;
-  std::vector<int> ids;
+  std::string model, file;
+  std::optional<std::string> prompt;
+  std::optional<std::vector<int>> ids;
   bool special = false, json = false;
 
   void run() const;
 };
 
 void TokenizeCommand::run() const {
+  if (ids && (prompt || !file.empty()))
+    throw UsageError("--ids is what to turn into text; it takes no --prompt and no --file");
   const ModelFiles files = open_model(model, OpenText::yes);
   const Tokenizer& tokenizer = files.require_tokenizer();
-  std::vector<int> tokens = ids;
-  if (ids.empty()) {
-    std::string text = prompt;
-    if (!file.empty()) text = read_text(file) + text;
-    if (file.empty() && prompt.empty()) text.assign(std::istreambuf_iterator<char>(std::cin), {});
-    tokens = tokenizer.encode(text, {.parse_special = special});
+  std::vector<int> tokens;
+  if (ids) {
+    tokens = *ids;
+  } else {
+    const std::string first = !file.empty() ? read_input(file) : prompt ? "" : read_input("-");
+    tokens = tokenizer.encode(first + prompt.value_or(""), {.parse_special = special});
   }
   for (const int id : tokens)
     if (id < 0 || id >= tokenizer.size())
@@ -38,7 +41,7 @@ void TokenizeCommand::run() const {
         "{}\n",
         Json{{"ids", tokens}, {"pieces", pieces}, {"count", tokens.size()}, {"text", decoded}}.dump(
             -1, ' ', false, Json::error_handler_t::replace));
-  } else if (!ids.empty()) {
+  } else if (ids) {
     fmt::print("{}\n", decoded);
   } else {
     fmt::print("{}\n", Json(tokens).dump());
@@ -55,7 +58,8 @@ void add_tokenize(CLI::App& app) {
   command.add_option("-p,--prompt", tokenize->prompt, "the text [default: standard input]");
   command.add_option("--file", tokenize->file, "a text to put before it");
   command.add_option("--ids", tokenize->ids, "ids to turn into text instead, separated by commas")
-      ->delimiter(',');
+      ->delimiter(',')
+      ->check(number_from(0, std::numeric_limits<int>::max()));
   command.add_flag("--special", tokenize->special, "recognise special tokens written in the text");
   command.add_flag("--json", tokenize->json, "print one JSON object");
   read_environment(command);

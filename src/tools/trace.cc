@@ -6,7 +6,7 @@
 #include "base/json.h"
 #include "tools/block_trace.h"
 #include "tools/command.h"
-#include "tools/npy.h"
+#include "tools/output_file.h"
 
 namespace sala {
 namespace {
@@ -82,6 +82,7 @@ void print_table(const Json& out) {
 }
 
 void TraceCommand::run() const {
+  expect_output("--svg", svg);
   std::ifstream in(file, std::ios::binary);
   if (!in) fail("{}: cannot be read", file);
   const BlockTrace trace = read_trace(in, file);
@@ -92,7 +93,7 @@ void TraceCommand::run() const {
                     {"prompt_tokens", trace.prompt_tokens},
                     {"looks", trace.looks.size()},
                     {"spans", spans(trace, rows)}};
-  if (!svg.empty()) write_text(svg, trace_svg(trace));
+  if (!svg.empty()) write_output("--svg", svg, trace_svg(trace));
   if (json)
     fmt::print("{}\n", out.dump(-1, ' ', false, Json::error_handler_t::replace));
   else
@@ -106,7 +107,7 @@ void add_trace(CLI::App& app) {
   auto trace = std::make_shared<TraceCommand>();
   command.add_option("file", trace->file, "what `sala run --trace-blocks` has written")->required();
   command.add_option("--rows", trace->rows, "stretches of the text in the table")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->check(number_from(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
   command.add_option("--svg", trace->svg, "picture to write: a heat map of answer against text");
   command.add_flag("--json", trace->json, "print one JSON object");
