@@ -46,7 +46,7 @@ class ChatTemplate {
   /// is quoted: special tokens are those that the template writes, whatever a text in them spells.
   std::string render_for(const Tokenizer& tokenizer, const OrderedJson& messages,
                          const OrderedJson& tools, bool add_generation_prompt,
-                         const OrderedJson& variables = OrderedJson::object()) const;
+                         const OrderedJson& variables) const;
 
  private:
   struct Impl;
