@@ -111,12 +111,10 @@ TEST(Api, RefusesWhatItWouldHaveToIgnore) {
       {"min_tokens", "1"},
       {"echo", "true"},
       {"top_logprobs", "2"}};
-  for (const auto& [name, value] : asked)
-    expect_refused(
-        [&, name = name, value = value] {
-          parse_chat("{" + kHi + fmt::format(R"(,"{}":{}}})", name, value), {});
-        },
-        name, name);
+  for (const auto& [name, value] : asked) {
+    const std::string body = "{" + kHi + fmt::format(R"(,"{}":{}}})", name, value);
+    expect_refused([&] { parse_chat(body, {}); }, name, name);
+  }
   expect_refused([] { parse_text(R"({"prompt":"a","suffix":"b"})", {}); }, "suffix", "suffix");
   // What asks for nothing is no fault.
   parse_chat("{" + kHi +
