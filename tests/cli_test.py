@@ -754,6 +754,9 @@ class Run(Case):
         edit_json(CONFIG, max_position_embeddings=32)(model)
         text.write_text("hello " * 20)
         told = r"\Asala: the text has \d+ tokens, and the model was made for 32"
+        # Its attention has no positions.
+        self.assertNotRegex(harness.run("run", model, "--file", text, "-n", 2).stderr, told)
+        edit_json(CONFIG, attn_use_rope=True)(model)
         self.assertRegex(harness.run("run", model, "--file", text, "-n", 2).stderr, told)
         self.assertNotRegex(harness.run("run", model, "--raw", "-p", "hello", "-n", 2).stderr, told)
         self.assertRegex(harness.run("session", "ingest", model, "long", text, "--sessions-dir", self.folder / "long").stderr, told)

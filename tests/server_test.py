@@ -300,7 +300,7 @@ class Serve(tiny_model.WithModel):
         folder = self.folder / "brief"  # a model that was trained on less, and does not chat
         shutil.copytree(self.model, folder)
         config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1 << 13}))
+        (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1 << 13, "attn_use_rope": True}))
         tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
         del tokenizer["chat_template"]
         (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))

@@ -101,10 +101,10 @@ bool in_bf16(Device& device, WeightType type, Compute compute) {
 }
 
 void convert(Device& device, In x, WeightType type, Compute compute, Product& p) {
-  const bool codes = in_codes(type, compute);
+  const bool codes = in_codes(type, compute), bf16 = in_bf16(device, type, compute);
   p.padded_tokens = round_up(p.tokens, kRowUnit);
   p.x_stride = round_up(p.cols, codes ? kCodeChunk : kValueChunk);
-  const int64_t size = codes ? 1 : in_bf16(device, type, compute) ? 2 : 4;
+  const int64_t size = codes ? 1 : bf16 ? 2 : 4;
   std::byte* out = self(device).scratch(0, p.padded_tokens * p.x_stride * size);
   p.x = out;
   const Rows rows{.x = x.as<float>(),
@@ -119,7 +119,7 @@ void convert(Device& device, In x, WeightType type, Compute compute, Product& p)
   auto* values = reinterpret_cast<float*>(out);
   if (compute == Compute::f32) {
     launch(device, grid, kThreads, 0, f32_row<false>, rows, values);
-  } else if (in_bf16(device, type, compute)) {
+  } else if (bf16) {
     launch(device, grid, kThreads, 0, p.warpgroups ? bf16_row<true> : bf16_row<false>, rows,
            reinterpret_cast<uint16_t*>(out));
   } else if (compute == Compute::bf16) {

@@ -81,6 +81,10 @@ struct ModelConfig {
   int layers() const { return static_cast<int>(mixers.size()); }
   /// Tokens in a page of the cache: InfLLM-V2's block where there is one.
   int page() const { return attention.sparse ? attention.sparse->block_size : 64; }
+  /// Tokens of a text beyond which softmax attention meets positions that training has not shown
+  /// it: trained_context where it turns them (RoPE), else 0, as in hybrids whose attention has no
+  /// positions (HyPE), made for texts of any length.
+  int64_t longest_known() const { return attention.rope ? trained_context : 0; }
 };
 
 /// Reads a Hugging Face config.json of a supported model_type. Throws Error naming the file and the

@@ -222,12 +222,12 @@ void Service::version(const HttpRequest&, const std::shared_ptr<Exchange>& excha
 }
 
 OrderedJson Service::model_json() const {
-  const int64_t trained = files_.config.trained_context;
+  const int64_t known = files_.config.longest_known();
   return {{"id", options_.name},
           {"object", "model"},
           {"created", started_},
           {"owned_by", "sala"},
-          {"max_model_len", trained > 0 ? std::min(trained, longest()) : longest()},
+          {"max_model_len", known > 0 ? std::min(known, longest()) : longest()},
           {"meta", {{"vocab", files_.config.vocab}}}};
 }
 

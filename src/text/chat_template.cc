@@ -80,11 +80,6 @@ std::string ChatTemplate::render(const OrderedJson& messages, const OrderedJson&
   }
 }
 
-std::string ChatTemplate::render(const OrderedJson& messages, const OrderedJson& tools,
-                                 bool add_generation_prompt) const {
-  return render(messages, tools, add_generation_prompt, OrderedJson::object());
-}
-
 std::string ChatTemplate::render_for(const Tokenizer& tokenizer, const OrderedJson& messages,
                                      const OrderedJson& tools, bool add_generation_prompt,
                                      const OrderedJson& variables) const {

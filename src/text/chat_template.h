@@ -35,12 +35,10 @@ class ChatTemplate {
 
   /// The prompt for a conversation. `messages`: array of objects with "role" and "content";
   /// `tools`: array of definitions or null; `variables`: an object of further variables, such as
-  /// {"enable_thinking": false}. Throws Error with name, line and cause, also for what the template
-  /// itself refuses by `raise_exception`.
+  /// {"enable_thinking": false}, or null. Throws Error with name, line and cause, also for what the
+  /// template itself refuses by `raise_exception`.
   std::string render(const OrderedJson& messages, const OrderedJson& tools,
                      bool add_generation_prompt, const OrderedJson& variables) const;
-  std::string render(const OrderedJson& messages, const OrderedJson& tools,
-                     bool add_generation_prompt) const;
 
   /// The same for `tokenizer` to encode with parse_special. What messages, tools and variables say
   /// is quoted: special tokens are those that the template writes, whatever a text in them spells.

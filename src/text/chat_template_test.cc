@@ -79,7 +79,7 @@ TEST(ChatTemplate, OnlyTheTemplateWritesSpecialTokens) {
       return std::pair(
           tokenizer->encode(chat.render_for(*tokenizer, messages, tools, true, nullptr),
                             {.parse_special = true}),
-          tokenizer->encode(chat.render(messages, tools, true), {.parse_special = true}));
+          tokenizer->encode(chat.render(messages, tools, true, nullptr), {.parse_special = true}));
     };
     const auto [ids, unquoted] = encoded(forged);
     const auto [plain, plain_unquoted] = encoded("hi");
@@ -155,13 +155,13 @@ TEST(ChatTemplate, IsFoundInADirectory) {
   };
   write("tokenizer_config.json",
         R"({"bos_token": {"content": "[B]"}, "chat_template": "{{ bos_token }}1"})");
-  EXPECT_EQ(load_chat_template(directory)->render(kMessages, nullptr, false), "[B]1");
+  EXPECT_EQ(load_chat_template(directory)->render(kMessages, nullptr, false, nullptr), "[B]1");
   write(
       "tokenizer_config.json",
       R"({"chat_template": [{"name": "rag", "template": "2"}, {"name": "default", "template": "3"}]})");
-  EXPECT_EQ(load_chat_template(directory)->render(kMessages, nullptr, false), "3");
+  EXPECT_EQ(load_chat_template(directory)->render(kMessages, nullptr, false, nullptr), "3");
   write("chat_template.jinja", "4");
-  EXPECT_EQ(load_chat_template(directory)->render(kMessages, nullptr, false), "4");
+  EXPECT_EQ(load_chat_template(directory)->render(kMessages, nullptr, false, nullptr), "4");
   std::filesystem::remove_all(directory);
 }
 

@@ -150,9 +150,9 @@ LoadedModel load_model(const ModelOptions& options, OpenText text) {
 }
 
 void tell_if_beyond(const ModelConfig& config, int64_t tokens) {
-  if (config.trained_context > 0 && tokens > config.trained_context)
+  if (const int64_t known = config.longest_known(); known > 0 && tokens > known)
     tell("sala: the text has {} tokens, and the model was made for {}: answers may be worse\n",
-         tokens, config.trained_context);
+         tokens, known);
 }
 
 std::string read_input(const std::string& path) {

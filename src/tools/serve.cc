@@ -164,12 +164,12 @@ std::string ServeCommand::started(const LoadedModel& loaded, const std::string& 
       chats ? "/v1/chat/completions" : "/v1/completions",
       keys().empty() ? "" : " -H 'Authorization: Bearer KEY'",
       chats ? R"({"messages": [{"role": "user", "content": "Hello"}]})" : R"({"prompt": "Hello"})");
-  const int64_t trained = loaded.files.config.trained_context;
-  if (trained > 0 && tokens > trained)
+  const int64_t known = loaded.files.config.longest_known();
+  if (known > 0 && tokens > known)
     text += fmt::format(
         "\nsala serve: the model was trained on texts of up to {} tokens; clients are told so "
         "(max_model_len), and what is longer is answered at their own risk",
-        trained);
+        known);
   return text;
 }
 
