@@ -19,7 +19,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
     const sala::ChatTemplate chat({reinterpret_cast<const char*>(data), size}, "fuzz",
                                   {{"bos_token", "<s>"}});
-    const std::string text = chat.render(messages, tools, true);
+    const std::string text = chat.render(messages, tools, true, nullptr);
     if (sala::find_invalid_utf8(text) != text.size()) std::abort();
   } catch (const sala::Error&) {
   }
