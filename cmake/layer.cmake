@@ -3,7 +3,7 @@
 # One layer of ARCHITECTURE.md: the static library sala_NAME, and for each NAME_test.cc a program with its tests
 # registered in ctest. KNOWS are the layers whose headers it may include, USES are external targets.
 #
-# With SALA_UNITY, g++ reads headers (json.hpp, CLI.hpp: seconds a file) and makes their templates once for eight files,
+# With SALA_UNITY, the compiler reads headers (json.hpp, CLI.hpp: seconds a file) and makes their templates once for eight files,
 # which therefore share what their unnamed namespaces name. ONE_BY_ONE: kernels, which are most of what they compile.
 function(sala_layer name)
   cmake_parse_arguments(LAYER "ONE_BY_ONE" "" "KNOWS;USES;SOURCES;TESTS" ${ARGN})
@@ -27,7 +27,7 @@ function(sala_test file)
   get_filename_component(program ${file} NAME_WE)
   add_executable(${program} ${file})
   target_link_libraries(${program} PRIVATE ${ARGN} GTest::gtest_main)
-  target_compile_options(${program} PRIVATE $<$<CONFIG:Release>:-O1>)  # the libraries do the work
+  target_compile_options(${program} PRIVATE $<IF:$<CONFIG:Release>,-O1,-O0>)  # the libraries do the work
   target_compile_definitions(${program} PRIVATE SALA_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   string(REPLACE "sala_" "" layer ${ARGV1})
   gtest_discover_tests(${program} TEST_PREFIX ${layer}. DISCOVERY_TIMEOUT 60

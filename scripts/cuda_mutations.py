@@ -43,10 +43,10 @@ def dropped_of_codes(id, text, breaks, check):
 
 
 NORM_ROPE = "norm_rope_test", "Devices/NormRope.*/cuda_emulated"
-MATMUL = "matmul_test", "MatmulAll.IsTheProductOfTheRoundedActivations"
+MATMUL = "matmul_test", "Types/MatmulOf.IsTheProductOfTheRoundedActivations/*"
 MATMUL_DEVICE = "matmul_test", "Devices/Matmul.*/cuda_emulated"
-MATMUL_ROWS = "matmul_test", "MatmulRowsCuda.DependOnThemselvesAlone"
-WARPGROUPS = "matmul_test", "MatmulRowsCuda.AreTheSameOfWarpgroups"
+MATMUL_ROWS = "matmul_test", "Types/MatmulRowsCuda.DependOnThemselvesAlone/*"
+WARPGROUPS = "matmul_test", "MatmulWarpgroups.GiveTheSameRows"
 LIGHTNING = "lightning_test", "Cases/Lightning.OfATokenOnCudaDependsOnItsPastAlone/*-*released"
 RECURRENCE = "lightning_test", "Cases/Lightning.IsTheRecurrence/*"
 ATTENTION = "attention_test", "Cases/AttentionOnCuda.OfATokenDependsOnItsPastAlone/*"

@@ -65,7 +65,7 @@ stage() {
 
 # Small cases of every kernel: the sanitizer is slow.
 small='*NormRope*:Cases/Pages.*tiny*:Cases/Pages.*rounded33*:Cases/Attention.*tiny*:Cases/Attention.*rounded128*:Cases/Select.*tiny*'
-small+=':Cases/Lightning.*:MatmulRowsCuda.*:*CudaModel*f32_f32_always'
+small+=':Cases/Lightning.*:*MatmulRowsCuda.*:MatmulWarpgroups.*:*CudaModel*f32_f32_always'
 sanitize() { compute-sanitizer --tool "$1" --error-exitcode 1 "$bin/gpu_check" tests --gtest_brief=1 --gtest_filter="$small"; }
 # steps NAME TYPE PROMPT GENERATED DEPTHS BATCHES
 steps() {

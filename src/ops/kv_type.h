@@ -92,15 +92,15 @@ struct KvRange {
 /// The grid of a group of that range: int8 or int4.
 SALA_HD inline KvGrid grid_of(KvType type, const KvRange& range) {
   const auto f16 = [](float v) { return f16_to_f32(f32_to_f16(v)); };
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  constexpr float infinity = std::numeric_limits<float>::infinity();
   KvGrid grid;
   if (type == KvType::int8) {
     grid.scale = f16(std::bit_cast<float>(range.largest) / 127);
   } else {
     grid = {.scale = f16((range.high - range.low) / 15), .minimum = f16(range.low)};
   }
-  const bool finite = range.largest < 0x7F800000U && grid.scale < kInfinity &&
-                      -kInfinity < grid.minimum && grid.minimum < kInfinity;
+  const bool finite = range.largest < 0x7F800000U && grid.scale < infinity &&
+                      -infinity < grid.minimum && grid.minimum < infinity;
   return finite ? grid : KvGrid{.scale = std::numeric_limits<float>::quiet_NaN(), .minimum = 0};
 }
 

@@ -43,25 +43,30 @@ double length(const std::vector<T>& x) {
 struct Bounds {
   Bounds(const In& x, const Weight& w, Compute compute, bool rounds_weights)
       : tolerance(static_cast<size_t>(x.dim[0] * w.rows)) {
+    std::vector<std::vector<double>> inputs;
+    for (int64_t t = 0; t < x.dim[0]; ++t)
+      inputs.push_back(
+          reference::activations(x.row<float>(t), w.cols, compute, activation_columns(w.type)));
+    // How far a sum of products with a row of length one may be.
+    const auto error = [&](const std::vector<float>& weights) {
+      const auto [low, high] = std::ranges::minmax(weights);
+      return 8 * kEpsilon * length(weights) + (rounds_weights ? 0x1p-6 * std::max(-low, high) : 0);
+    };
     std::vector<float> first(static_cast<size_t>(w.cols));
     std::vector<float> second(first.size());
     for (int64_t n = 0; n < w.rows; ++n) {
       unpack_row(w, 0, n, first);
       if (w.paired) unpack_row(w, 1, n, second);
+      const double first_error = error(first);
+      const double second_error = error(second);
       for (int64_t t = 0; t < x.dim[0]; ++t) {
-        const auto row =
-            reference::activations(x.row<float>(t), w.cols, compute, activation_columns(w.type));
-        const auto off = [&](const std::vector<float>& weights) {
-          const auto [low, high] = std::ranges::minmax(weights);
-          return length(row) * (8 * kEpsilon * length(weights) +
-                                (rounds_weights ? 0x1p-6 * std::max(-low, high) : 0));
-        };
+        const std::vector<double>& row = inputs[static_cast<size_t>(t)];
         double& bound = tolerance[t * w.rows + n];
-        bound = off(first);
+        bound = length(row) * first_error;
         if (!w.paired) continue;
         const double a = std::inner_product(row.begin(), row.end(), first.begin(), 0.0);
         const double b = std::inner_product(row.begin(), row.end(), second.begin(), 0.0);
-        bound = 1.1 * bound * std::abs(b) + (std::abs(a) + bound) * off(second) +
+        bound = 1.1 * bound * std::abs(b) + (std::abs(a) + bound) * length(row) * second_error +
                 16 * kEpsilon * std::abs(a * b);
       }
     }
@@ -69,39 +74,46 @@ struct Bounds {
   std::vector<double> tolerance;
 };
 
-TEST(MatmulAll, IsTheProductOfTheRoundedActivations) {
+class MatmulOf : public testing::TestWithParam<WeightType> {};
+
+std::string name_of_param(const testing::TestParamInfo<WeightType>& info) {
+  return std::string(sala::name_of(info.param));
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, MatmulOf, testing::ValuesIn(kTypes), name_of_param);
+
+TEST_P(MatmulOf, IsTheProductOfTheRoundedActivations) {
+  const WeightType type = GetParam();
   Random random(1);
   const auto reference = open_reference();
-  for (const WeightType type : kTypes)
-    for (const bool paired : {false, true})
-      for (const Shape shape : shapes(type)) {
-        const Weight w = random.weight(type, shape.rows, shape.cols, paired);
-        const auto epilogue = paired ? Epilogue::swiglu : Epilogue::none;
-        for (const Compute compute : kComputes)
-          for (const int64_t T : {1, 2, 7, 25, 33, 130}) {
-            if (T == 130 && shape.rows * shape.cols > 10000) continue;
-            const Strided x(random.tensor({T, shape.cols}), 5);
-            const Tensor expected(DType::f32, {T, shape.rows});
-            matmul(*reference, x.view, w, epilogue, compute, expected);
-            const Bounds exact(x.view, w, compute, false);
-            const Bounds rounded(x.view, w, compute, true);
-            for (const Target& target : fast_targets()) {
-              SCOPED_TRACE(target.name + ": " + name_of(type, compute, paired, shape, T));
-              Opened opened(target);
-              // GPUs with products of warpgroups make bf16 of codes.
-              const bool rounds =
-                  target.threads == kCuda && quantised(type) && compute == Compute::bf16;
-              const Bounds& bounds = rounds ? rounded : exact;
-              const Strided y(T, shape.rows, 3);
-              matmul(opened.device(), x.view, w, epilogue, compute, y.view);
-              for (int64_t t = 0; t < T; ++t)
-                for (int64_t n = 0; n < shape.rows; ++n)
-                  ASSERT_NEAR(y.view.row<float>(t)[n], expected.view().row<float>(t)[n],
-                              bounds.tolerance[t * shape.rows + n])
-                      << t << ", " << n;
-            }
+  for (const bool paired : {false, true})
+    for (const Shape shape : shapes(type)) {
+      const Weight w = random.weight(type, shape.rows, shape.cols, paired);
+      const auto epilogue = paired ? Epilogue::swiglu : Epilogue::none;
+      for (const Compute compute : kComputes)
+        for (const int64_t T : {1, 2, 7, 25, 33, 130}) {
+          if (T == 130 && shape.rows * shape.cols > 10000) continue;
+          const Strided x(random.tensor({T, shape.cols}), 5);
+          const Tensor expected(DType::f32, {T, shape.rows});
+          matmul(*reference, x.view, w, epilogue, compute, expected);
+          const Bounds exact(x.view, w, compute, false);
+          // GPUs with products of warpgroups make bf16 of codes.
+          const bool rounds = quantised(type) && compute == Compute::bf16;
+          const Bounds rounded(x.view, w, compute, rounds);
+          for (const Target& target : fast_targets()) {
+            SCOPED_TRACE(target.name + ": " + name_of(type, compute, paired, shape, T));
+            Opened opened(target);
+            const Bounds& bounds = target.threads == kCuda ? rounded : exact;
+            const Strided y(T, shape.rows, 3);
+            matmul(opened.device(), x.view, w, epilogue, compute, y.view);
+            for (int64_t t = 0; t < T; ++t)
+              for (int64_t n = 0; n < shape.rows; ++n)
+                ASSERT_NEAR(y.view.row<float>(t)[n], expected.view().row<float>(t)[n],
+                            bounds.tolerance[t * shape.rows + n])
+                    << t << ", " << n;
           }
-      }
+        }
+    }
 }
 
 class Matmul : public OnDevice {};
@@ -260,10 +272,15 @@ TEST_P(MatmulRows, DoNotDependOnThreads) {
 INSTANTIATE_TEST_SUITE_P(Devices, MatmulRows, testing::ValuesIn(cpu_targets()), name_of_target);
 
 // The same of the CUDA backend, whose kernels for few and for many rows add in one order.
-TEST(MatmulRowsCuda, DependOnThemselvesAlone) {
+class MatmulRowsCuda : public MatmulOf {};
+
+INSTANTIATE_TEST_SUITE_P(Types, MatmulRowsCuda, testing::ValuesIn(kTypes), name_of_param);
+
+TEST_P(MatmulRowsCuda, DependOnThemselvesAlone) {
+  const WeightType type = GetParam();
   Random random(6);
   Opened cuda(cuda_target());
-  const auto check = [&](WeightType type, bool paired, Compute compute, Shape shape) {
+  const auto check = [&](bool paired, Compute compute, Shape shape) {
     constexpr int64_t T = 35;
     const auto [outputs, cols] = shape;
     SCOPED_TRACE(name_of(type, compute, paired, shape, T));
@@ -285,24 +302,22 @@ TEST(MatmulRowsCuda, DependOnThemselvesAlone) {
     matmul(cuda.device(), mixed, w, epilogue, compute, z);
     ASSERT_EQ(bits_of_row(z.view(), 39), bits_of_row(y.view(), 5));
   };
-  for (const WeightType type : kTypes)
-    for (const bool paired : {false, true}) {
-      for (const Compute compute : kComputes)
-        check(type, paired, compute, {33, two_level(type) ? 2304 : quantised(type) ? 2432 : 1187});
-      // Of whole eights of columns few rows are rounded where they are multiplied.
-      if (type == WeightType::bf16) check(type, paired, Compute::bf16, {33, 1192});
-    }
+  for (const bool paired : {false, true}) {
+    for (const Compute compute : kComputes)
+      check(paired, compute, {33, two_level(type) ? 2304 : quantised(type) ? 2432 : 1187});
+    // Of whole eights of columns few rows are rounded where they are multiplied.
+    if (type == WeightType::bf16) check(paired, Compute::bf16, {33, 1192});
+  }
   // Segments of 384 columns, which begin amid 256.
-  check(WeightType::k8, false, Compute::int8, {33, 4352});
-  check(WeightType::k4, false, Compute::int8, {33, 4352});
+  if (two_level(type)) check(false, Compute::int8, {33, 4352});
   // So many outputs that panels go by fours without being paired, one or two behind the last four.
-  check(WeightType::bf16, false, Compute::bf16, {12330, 33});
-  check(WeightType::w4, false, Compute::int8, {12330, 96});
-  check(WeightType::w8, true, Compute::int8, {65, 2432});
+  if (type == WeightType::bf16) check(false, Compute::bf16, {12330, 33});
+  if (type == WeightType::w4) check(false, Compute::int8, {12330, 96});
+  if (type == WeightType::w8) check(true, Compute::int8, {65, 2432});
 }
 
 // So many rows that warpgroups multiply them: a tile and a few, one panel behind the last four.
-TEST(MatmulRowsCuda, AreTheSameOfWarpgroups) {
+TEST(MatmulWarpgroups, GiveTheSameRows) {
   Random random(7);
   Opened cuda(cuda_target());
   const auto check = [&](WeightType type, bool paired, int64_t T, Shape shape) {
