@@ -89,10 +89,11 @@ format() {
   clang-format-19 --dry-run -Werror "${files[@]}"
 }
 
-# Cases of true size, the scalar baseline, large ones of emulated CUDA kernels: minutes under a sanitizer, and the same lines as
-# their small siblings.
+# Cases of true size, the scalar baseline, large ones of emulated CUDA kernels, the engine with other numbers than f32: minutes
+# under a sanitizer, and the same lines as their siblings.
 large='long_|released|rounded|CudaModel|CudaAhead.(Every|AConv|One)|CudaMemory.Of(Texts|Strangers|TheFirst)|MatmulRowsCuda|MatmulWarpgroups'
 large+='|OnCudaLists|OnCudaCodes|SelectOnCuda|IsTheProductOfTheRoundedActivations|cpu_baseline'
+large+='|/page20_|/head48_|RoundsAsThePaperDoes|Modes/[A-Za-z]*[.][A-Za-z]*/(BF16|Q4_1|Q8_0|bf16|int8)_'
 
 if [[ $all == yes ]]; then
   step format format
