@@ -3,8 +3,8 @@
 # One layer of ARCHITECTURE.md: the static library sala_NAME, and for each NAME_test.cc a program with its tests
 # registered in ctest. KNOWS are the layers whose headers it may include, USES are external targets.
 #
-# With SALA_UNITY, the compiler reads headers (json.hpp, CLI.hpp: seconds a file) and makes their templates once for eight files,
-# which therefore share what their unnamed namespaces name. ONE_BY_ONE: kernels, which are most of what they compile.
+# With SALA_UNITY, headers (json.hpp, CLI.hpp: seconds a file) are read and their templates made once for eight files, which
+# therefore share what their unnamed namespaces name. ONE_BY_ONE: kernels, which are most of what they compile.
 function(sala_layer name)
   cmake_parse_arguments(LAYER "ONE_BY_ONE" "" "KNOWS;USES;SOURCES;TESTS" ${ARGN})
   add_library(sala_${name} STATIC ${LAYER_SOURCES})
