@@ -89,16 +89,16 @@ format() {
   clang-format-19 --dry-run -Werror "${files[@]}"
 }
 
-# Cases of true size, the scalar baseline, large ones of emulated CUDA kernels, the engine with other numbers than f32: minutes
-# under a sanitizer, and the same lines as their siblings.
-large='long_|released|rounded|CudaModel|CudaAhead.(Every|AConv|One)|CudaMemory.Of(Texts|Strangers|TheFirst)|MatmulRowsCuda|MatmulWarpgroups'
+# Cases of true size, the scalar baseline, large ones of emulated CUDA kernels, some of the pages and heads, the engine with weights
+# other than f32: minutes under a sanitizer, and the same lines as their siblings.
+large='long_|released|rounded128|rounded33_int|CudaModel|CudaAhead.(Every|AConv|One)|CudaMemory.Of(Texts|Strangers|TheFirst)|MatmulRowsCuda|MatmulWarpgroups'
 large+='|OnCudaLists|OnCudaCodes|SelectOnCuda|IsTheProductOfTheRoundedActivations|cpu_baseline'
 large+='|/page20_|/head48_|RoundsAsThePaperDoes|Modes/[A-Za-z]*[.][A-Za-z]*/(BF16|Q4_1|Q8_0|bf16|int8)_'
 
 if [[ $all == yes ]]; then
   step format format
   if step asan-build scripts/build.sh asan all -- -DSALA_TESTS=ON; then
-    # Rows by themselves are those of a batch in release: here on a CPU's best instructions alone.
+    # MatmulRows only for the best instructions of this machine: Matmul has the others too, and tsan has the threads.
     tests asan -L 'unit|cli' -E "$large|MatmulRows.*/cpu_"
     for target in build/asan/fuzz/fuzz_*; do
       step "$(basename "$target")" fuzz "$(basename "$target")"

@@ -481,15 +481,15 @@ def first_failure(output, status):
     """The first thing that a test said when it failed; None where nothing tells why it did."""
     lines = output.splitlines()
     for i, line in enumerate(lines):
-        if found := re.search(r"([\w.]+:\d+): Failure$", line):
+        if found := re.search(r"([\w.]+):\d+: Failure$", line):
             said = []
             for after in lines[i + 1:]:
                 if not after.strip() or after.startswith(("Google Test trace", "[")) or after.endswith(": Failure"):
                     break
                 said.append(after.strip())
             return f"{found[1]}: {in_short(' '.join(said))}"
-        if found := re.search(r"bug at \S*?([\w.]+:\d+: .*)", line):
-            return f"ends the program: {found[1]}"
+        if found := re.search(r"bug at \S*?([\w.]+):\d+: (.*)", line):
+            return f"ends the program: {found[1]}: {found[2]}"
     return f"ends with {signal.Signals(-status).name}" if status < 0 else None
 
 

@@ -44,9 +44,12 @@ struct Bounds {
   Bounds(const In& x, const Weight& w, Compute compute, bool rounds_weights)
       : tolerance(static_cast<size_t>(x.dim[0] * w.rows)) {
     std::vector<std::vector<double>> inputs;
-    for (int64_t t = 0; t < x.dim[0]; ++t)
+    std::vector<double> lengths;
+    for (int64_t t = 0; t < x.dim[0]; ++t) {
       inputs.push_back(
           reference::activations(x.row<float>(t), w.cols, compute, activation_columns(w.type)));
+      lengths.push_back(length(inputs.back()));
+    }
     // How far a sum of products with a row of length one may be.
     const auto error = [&](const std::vector<float>& weights) {
       const auto [low, high] = std::ranges::minmax(weights);
@@ -61,12 +64,13 @@ struct Bounds {
       const double second_error = error(second);
       for (int64_t t = 0; t < x.dim[0]; ++t) {
         const std::vector<double>& row = inputs[static_cast<size_t>(t)];
+        const double row_length = lengths[static_cast<size_t>(t)];
         double& bound = tolerance[t * w.rows + n];
-        bound = length(row) * first_error;
+        bound = row_length * first_error;
         if (!w.paired) continue;
         const double a = std::inner_product(row.begin(), row.end(), first.begin(), 0.0);
         const double b = std::inner_product(row.begin(), row.end(), second.begin(), 0.0);
-        bound = 1.1 * bound * std::abs(b) + (std::abs(a) + bound) * length(row) * second_error +
+        bound = 1.1 * bound * std::abs(b) + (std::abs(a) + bound) * row_length * second_error +
                 16 * kEpsilon * std::abs(a * b);
       }
     }
