@@ -45,12 +45,13 @@ def main():
     ap.add_argument("--seed", type=int, help="of the text, the place and the sentence; default: others each time")
     a = ap.parse_args()
     tokens = 1_000_000 if a.million else a.tokens
-    text, place, question, answer = hidden(tokens, random.Random(a.seed))
+    seed = random.randrange(1_000_000) if a.seed is None else a.seed
+    text, place, question, answer = hidden(tokens, random.Random(seed))
     OUT.mkdir(parents=True, exist_ok=True)
     document, trace, picture = OUT / "document.txt", OUT / "trace.jsonl", OUT / "trace.svg"
     document.write_bytes(text)
-    print(f"{document.relative_to(ROOT)}: {tokens:,} tokens; a sentence is hidden at {100 * place:.0f} % of it.\n{question.strip()} …",
-          file=sys.stderr)
+    print(f"{document.relative_to(ROOT)}: {tokens:,} tokens; a sentence is hidden at {100 * place:.0f} % of it (seed {seed}).\n"
+          f"{question.strip()} …", file=sys.stderr)
     start = time.monotonic()
     process = subprocess.Popen([SALA, "run", MODEL, "--raw", "--file", document, "-p", question, "--temp", "0", "-n", "8", "--stop", ".",
                                 "--trace-blocks", trace], stdout=subprocess.PIPE)
@@ -60,8 +61,8 @@ def main():
     if status != 0:
         sys.exit(1)
     print(reply, flush=True)
-    print(f"{'Right' if reply == answer else f'Wrong: it is {answer}'}. {seconds:.0f} s in all, {usage.ru_maxrss / 1024:,.0f} MiB of memory at the "
-          f"most.", file=sys.stderr)
+    verdict = "Right" if reply == answer else f"Wrong: it is {answer}; models/sala-5m/README.md says how often it finds it"
+    print(f"{verdict}. {seconds:.0f} s in all, {usage.ru_maxrss / 1024:,.0f} MiB of memory at the most.", file=sys.stderr)
     subprocess.run([SALA, "trace", trace, "--svg", picture], check=True, stdout=subprocess.DEVNULL)
     print(f"What the answer read of the text: {picture.relative_to(ROOT)}", file=sys.stderr)
 
