@@ -1,6 +1,7 @@
 #include "cache/cache.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -182,10 +183,14 @@ void Cache::roll_back(Hold& hold, int64_t tokens) {
   if (tokens >= hold.length_) return;
   // The states stand at the last multiple of the cell; what the tail has behind it just ends
   // sooner.
-  if (tokens >= hold.length_ / cell_ * cell_)
+  if (!has_states_ || tokens >= hold.length_ / cell_ * cell_)
     hold.length_ = tokens;
   else
     resume(hold);
+}
+
+int64_t Cache::undoable(int64_t length) const {
+  return has_states_ ? cell_ - 1 - length % cell_ : std::numeric_limits<int64_t>::max();
 }
 
 void Cache::resume(Hold& hold) {

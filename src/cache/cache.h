@@ -140,6 +140,9 @@ class Cache {
   /// Cuts a sequence's text to its first `tokens` tokens, at most kept(). length() becomes the
   /// last position at or before that whose states can be had.
   void roll_back(Hold& hold, int64_t tokens);
+  /// Tokens behind the first `length` that a step may read of which roll_back() has none read again
+  /// to take them back: as many as fill no cell.
+  int64_t undoable(int64_t length) const;
   /// Takes a snapshot at the last multiple of the cell, unless there is one or the budget has no
   /// room.
   void snapshot(Hold& hold);

@@ -106,6 +106,32 @@ TEST_F(CudaAhead, EveryReplyIsWhatItIsAlone) {
   EXPECT_GT(engine.counters().steps_ahead, 0);
 }
 
+TEST_F(CudaAhead, StepsWithDraftsTakeTurnsWithStepsAhead) {
+  Runner runner(*model_, *device_, options());
+  // A reply of two kinds of tokens is drafted; one of all kinds goes ahead.
+  const auto options = [](int i) {
+    ReplyOptions one = reply(static_cast<uint64_t>(i), 24 - 10 * i, {}, 0);
+    if (i == 0) one.sampling.logit_bias = {{10, 100.0}, {20, 100.0}};
+    return one;
+  };
+  const Text prompt = testing::random_text(20);
+  std::vector<Text> want;
+  {
+    Engine engine(runner, *tokenizer_, limits(), 100);
+    for (int i = 0; i < 2; ++i) want.push_back(Asked(engine, prompt, options(i), false).wait());
+  }
+  Scheduler::Limits drafting = limits();
+  drafting.step_drafts = 4;
+  Engine engine(runner, *tokenizer_, drafting, 100);
+  for (int i = 0; i < 2; ++i)
+    EXPECT_EQ(Asked(engine, prompt, options(i), true).wait(), want[static_cast<size_t>(i)]) << i;
+  engine.call([](Runner& r) { r.cache().check_integrity({}); });
+  const Engine::Counters counters = engine.counters();
+  EXPECT_GT(counters.steps_ahead, 5);
+  EXPECT_GT(counters.accepted_tokens, 3);
+  EXPECT_GT(counters.drafted_tokens, counters.accepted_tokens);
+}
+
 TEST_F(CudaAhead, AConversationGoesOnFromWhatIsRemembered) {
   Runner runner(*model_, *device_, options());
   Engine engine(runner, *tokenizer_, limits(), 100);

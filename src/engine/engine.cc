@@ -229,9 +229,10 @@ Engine::Parts Engine::launch(const Parts& before) {
   Parts parts = before.empty() ? scheduler_.plan() : scheduler_.plan_ahead(before);
   if (parts.empty()) return parts;
   std::vector<int> drawn(parts.size());
+  std::vector<std::vector<int>> with_draft(parts.size());
   std::vector<Runner::Row> rows;
   for (size_t i = 0; i < parts.size(); ++i) {
-    const auto& [job, tokens, logits, end] = parts[i];
+    const auto& [job, tokens, logits, end, drafted] = parts[i];
     Task& task = tasks_.at(job->id);
     if (task.began == Clock::time_point{}) task.began = start;
     std::span<const int> text;
@@ -241,6 +242,11 @@ Engine::Parts Engine::launch(const Parts& before) {
     } else {
       drawn[i] = drawn_id(std::ranges::find(before, job, &Scheduler::Part::job) - before.begin());
       text = {&drawn[i], 1};
+    }
+    if (drafted > 0) {
+      with_draft[i].assign(text.begin(), text.end());
+      with_draft[i].insert(with_draft[i].end(), job->draft.begin(), job->draft.end());
+      text = with_draft[i];
     }
     rows.push_back(
         {.hold = *job->hold,
@@ -268,7 +274,7 @@ void Engine::hear(const Scheduler::Part& part, In logits, int drawn) {
     if (task.request.on_read && before < job.prompt && now == job.prompt)
       task.request.on_read(runner_, *job.hold);
     // A reply goes on when all of its text has been read; after a preemption that takes steps.
-    if (part.logits > 0 && now == std::ssize(job.text)) write(task, job, logits, drawn, event);
+    if (part.logits > 0 && now == std::ssize(job.text)) write(task, part, logits, drawn, event);
   } catch (const Error& e) {
     event.error = e.what();
   }
@@ -294,22 +300,31 @@ void Engine::hear_prompt(Task& task, Job& job, int64_t before, In logits, ReplyE
   }
 }
 
-void Engine::write(Task& task, Job& job, In logits, int drawn, ReplyEvent& event) {
+void Engine::write(Task& task, const Scheduler::Part& part, In logits, int drawn,
+                   ReplyEvent& event) {
+  Job& job = *part.job;
   if (task.first_token == Clock::time_point{}) task.first_token = Clock::now();
-  if (!task.writer.finish()) {
-    const int64_t last = logits.dim[0] - 1;
-    Writer::Piece piece =
-        task.writer.next({logits.row<float>(last), static_cast<size_t>(logits.dim[1])}, drawn);
+  const int64_t row = logits.dim[0] - 1 - part.drafted;
+  int64_t right = 0;
+  while (!task.writer.finish()) {
+    Writer::Piece piece = task.writer.next(
+        {logits.row<float>(row + right), static_cast<size_t>(logits.dim[1])}, drawn);
     if (piece.token) {
       event.tokens.push_back(*piece.token);
       job.text.push_back(*piece.token);
       ++task.usage.generated;
-    } else if (job.hold->length() > std::ssize(job.text)) {
+    } else if (part.drafted == 0 && job.hold->length() > std::ssize(job.text)) {
       job.text.push_back(drawn);  // a step on its way reads it
     }
     if (piece.logprobs) event.logprobs.push_back(std::move(*piece.logprobs));
-    event.text = std::move(piece.text);
+    event.text += piece.text;
+    // The next row is of use where what it has read is what was said.
+    if (right == part.drafted || piece.token != job.draft[static_cast<size_t>(right)]) break;
+    ++right;
   }
+  if (part.drafted > 0) runner_.cache().roll_back(*job.hold, part.end + right);
+  task.usage.drafted += part.drafted;
+  task.usage.accepted += right;
   event.finish = task.writer.finish();
 }
 
@@ -337,6 +352,8 @@ void Engine::end(uint64_t id, ReplyEvent event) {
   now_.cached_tokens += usage.cached;
   now_.read_again_tokens += usage.read_again;
   now_.generated_tokens += usage.generated;
+  now_.drafted_tokens += usage.drafted;
+  now_.accepted_tokens += usage.accepted;
   task.request.on_event(event);
   const Lock lock(mutex_);
   if (--alive_ == 0) ended_.notify_all();

@@ -30,6 +30,7 @@ class Engine {
     int64_t waiting = 0, running = 0;
     int64_t requests = 0;  ///< ended, all kinds
     int64_t prompt_tokens = 0, cached_tokens = 0, read_again_tokens = 0, generated_tokens = 0;
+    int64_t drafted_tokens = 0, accepted_tokens = 0;
     int64_t preemptions = 0, steps = 0;
     int64_t steps_ahead = 0;  ///< launched before the one in front of them was finished
     int64_t pages = 0, free_pages = 0, snapshot_bytes = 0;
@@ -93,7 +94,7 @@ class Engine {
   void take_in();
   void hear(const Scheduler::Part& part, In logits, int drawn);
   void hear_prompt(Task& task, Job& job, int64_t before, In logits, ReplyEvent& event);
-  void write(Task& task, Job& job, In logits, int drawn, ReplyEvent& event);
+  void write(Task& task, const Scheduler::Part& part, In logits, int drawn, ReplyEvent& event);
   void end(uint64_t id, ReplyEvent event);
   void publish();
   bool asked() const SALA_REQUIRES(mutex_);

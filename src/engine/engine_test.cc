@@ -9,6 +9,7 @@
 #include <random>
 
 #include "base/error.h"
+#include "engine/generate.h"
 #include "engine/testing.h"
 
 namespace sala {
@@ -54,6 +55,9 @@ class Listener {
   std::condition_variable changed_;
   bool over_ = false;
 };
+
+/// Replies of three kinds of tokens: what follows three of them has often been there, and differed.
+const std::vector<std::pair<int, double>> kFewTokens = {{10, 100.0}, {20, 100.0}, {30, 100.0}};
 
 struct Case {
   const char* name;
@@ -161,6 +165,77 @@ TEST_P(EngineTest, ACrowdGetsWhatEachGetsAlone) {
   EXPECT_GT(counters.preemptions, 0);
   EXPECT_GT(counters.cached_tokens, 0);
   EXPECT_EQ(counters.requests, 2 * kCrowd);
+}
+
+TEST_P(EngineTest, DraftsChangeNoReply) {
+  constexpr int kCrowd = 24;
+  const auto repeating = [&](int number) {
+    Request r = request(number);
+    for (int i = 0; i < 3; ++i)
+      for (int j = 0; j < 12; ++j) r.prompt.push_back(3 + (j * j + number) % 50);
+    r.reply.sampling.temperature = number % 4 * 0.2;
+    if (number % 2 == 0) r.reply.sampling.logit_bias = kFewTokens;
+    if (number % 5 == 0) r.reply.sampling.frequency_penalty = 0.1;
+    if (number % 4 == 1) r.reply.stop_strings = {"77", "Q"};
+    return r;
+  };
+  std::vector<Answer> want;
+  for (int i = 0; i < kCrowd; ++i) want.push_back(alone(repeating(i)));
+  Runner runner(*model_, *device_, options(500));
+  Scheduler::Limits drafting = limits();
+  drafting.step_drafts = 5;
+  Engine engine(runner, *tokenizer_, drafting, 2 * kCrowd);
+  for (int i = 0; i < kCrowd; i += 7)  // alone a draft is longest
+    EXPECT_EQ(run(engine, repeating(i)), want[static_cast<size_t>(i)]) << "request " << i;
+  std::vector<Listener> listeners(kCrowd);
+  for (int i = 0; i < kCrowd; ++i) {
+    std::vector<Request> one;
+    one.push_back(repeating(i));
+    one[0].on_event = listeners[static_cast<size_t>(i)].sink();
+    ASSERT_EQ(engine.submit(std::move(one))[0].refusal, Engine::Refusal::none);
+  }
+  for (int i = 0; i < kCrowd; ++i) {
+    Listener& got = listeners[static_cast<size_t>(i)];
+    got.wait();
+    EXPECT_EQ((Answer{got.tokens, got.logprobs}), want[static_cast<size_t>(i)]) << "request " << i;
+    const Usage& usage = got.last.usage;
+    EXPECT_LE(usage.accepted, std::min(usage.drafted, usage.generated));
+  }
+  engine.call([](Runner& r) { r.cache().check_integrity({}); });
+  const Engine::Counters counters = engine.counters();
+  EXPECT_GT(counters.accepted_tokens, 20);
+  EXPECT_GT(counters.drafted_tokens, counters.accepted_tokens);
+}
+
+TEST_P(EngineTest, AConversationWithDraftsIsTheSame) {
+  const auto talk = [&](int draft) {
+    RunOptions o = options(600);
+    o.draft = draft;
+    Runner runner(*model_, *device_, o);
+    Hold hold = runner.open();
+    Text text = request(5).prompt;
+    int64_t drafted = 0, right = 0;
+    for (int turn = 0; turn < 6; ++turn) {
+      // Limits and stop tokens end replies among tokens of a draft, and behind it.
+      GenerateOptions how{.limit = 40 + turn, .sampling = {.temperature = turn % 3 * 0.3}};
+      how.sampling.seed = static_cast<uint64_t>(turn);
+      if (turn % 2 == 0) how.sampling.logit_bias = kFewTokens;
+      const Text stop = {text[static_cast<size_t>(3 * turn)]};
+      if (turn % 2 == 1) how.stop = stop;
+      const Generation reply = generate(runner, hold, *tokenizer_, text, how);
+      drafted += reply.drafted;
+      right += reply.accepted;
+      text.insert(text.end(), reply.tokens.begin(), reply.tokens.end());
+      EXPECT_LE(hold.length(), std::ssize(text));
+      EXPECT_GE(hold.length(), std::ssize(text) - 1) << "tokens must be read again";
+      for (int i = 0; i < 8; ++i) text.push_back(text[static_cast<size_t>(i)]);
+    }
+    EXPECT_EQ(right > 0, draft > 0) << right;
+    EXPECT_EQ(drafted > right, draft > 0) << drafted;
+    return text;
+  };
+  const Text plain = talk(0);
+  for (const int draft : {1, 4, 15}) EXPECT_EQ(talk(draft), plain) << draft;
 }
 
 TEST_P(EngineTest, LogprobsOfAPromptAreThoseOfItsReply) {

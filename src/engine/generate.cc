@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 
 #include "base/error.h"
+#include "engine/drafter.h"
 
 namespace sala {
 namespace {
@@ -29,7 +31,9 @@ class Reply {
                  .stop = {options.stop.begin(), options.stop.end()},
                  .stop_strings = options.stop_strings,
                  .logprobs = options.logprobs}),
-        logits_(static_cast<size_t>(runner.model().config().vocab)) {}
+        logits_(static_cast<size_t>(runner.model().config().vocab)),
+        text_(prompt.begin(), prompt.end()),
+        drafter_(runner.options().draft) {}
 
   ~Reply() { runner_.forget_launched(); }
   Reply(const Reply&) = delete;
@@ -73,36 +77,77 @@ class Reply {
                          .marks = marks});
   }
 
-  void launch(int token, int64_t ahead) {
+  void launch(std::span<const int> tokens, int64_t ahead) {
     Runner::Row row{.hold = hold_,
-                    .tokens = {&token, 1},
-                    .logits = 1,
+                    .tokens = tokens,
+                    .logits = std::ssize(tokens),
                     .prompt = static_cast<int64_t>(prompt_.size()),
                     .draw = writer_.draw(ahead)};
     runner_.launch({&row, 1});
   }
 
-  /// Feeds the reply's last token, and the one behind it before it is known where the device can.
-  void feed_last() {
-    if (runner_.launched() == 0) launch(result_.tokens.back(), 0);
-    // Not with the token that fills a cell: it could not be taken back.
-    if (runner_.can_go_ahead() && std::ssize(result_.tokens) + 1 < options_.limit &&
-        (hold_.length() + 1) % runner_.cache().cell() != 0)
-      launch(drawn_id(0), 1);
+  /// The next token, from its logits or as it was drawn. None where the reply is over.
+  std::optional<int> take(std::span<const float> logits, int drawn) {
+    Writer::Piece piece = writer_.next(logits, drawn);
+    if (piece.token) {
+      result_.tokens.push_back(*piece.token);
+      text_.push_back(*piece.token);
+    }
+    if (piece.logprobs) result_.logprobs.push_back(std::move(*piece.logprobs));
+    emit(piece.text);
+    return piece.token;
+  }
+
+  /// Feeds the reply's last token, and the one behind it before it is known where the device can
+  /// and nothing is drafted.
+  void feed_last(bool goes_ahead) {
+    if (runner_.launched() == 0) launch({&text_.back(), 1}, 0);
+    const int ahead = drawn_id(0);
+    if (goes_ahead && runner_.can_go_ahead() && std::ssize(result_.tokens) + 1 < options_.limit &&
+        runner_.cache().undoable(hold_.length()) > 0)
+      launch({&ahead, 1}, 1);
     const In logits = runner_.finish();
-    drawn_ = runner_.drawn()[0];
-    if (drawn_ == kNoToken) keep(logits);
-    ++result_.reply_steps;
+    ++result_.stepped;
+    take(std::span(logits.row<float>(0), logits_.size()), runner_.drawn()[0]);
+  }
+
+  /// Feeds the reply's last token with the tokens of a draft, and takes as many as are right and
+  /// the one behind them.
+  void feed_draft(std::span<const int> draft) {
+    const int64_t before = hold_.length() + 1;
+    std::vector<int> tokens = {text_.back()};
+    tokens.insert(tokens.end(), draft.begin(), draft.end());
+    launch(tokens, 0);
+    const In logits = runner_.finish();
+    size_t right = 0;
+    while (!writer_.finish()) {
+      const auto row = static_cast<int64_t>(right);
+      const std::optional<int> token =
+          take(std::span(logits.row<float>(row), logits_.size()), kNoToken);
+      ++result_.stepped;
+      if (right == draft.size() || token != draft[right]) break;
+      ++right;
+    }
+    runner_.cache().roll_back(hold_, before + static_cast<int64_t>(right));
+    result_.drafted += std::ssize(draft);
+    result_.accepted += static_cast<int64_t>(right);
+  }
+
+  /// Tokens that may be drafted: so many can be taken back, fit the step, and are still wanted.
+  int64_t room() const {
+    return std::min({runner_.cache().undoable(hold_.length() + 1),
+                     static_cast<int64_t>(runner_.options().chunk) - 1,
+                     options_.limit - std::ssize(result_.tokens) - 1});
   }
 
   void write() {
-    while (!writer_.finish()) {
-      if (cancelled()) return;
-      if (!result_.tokens.empty()) feed_last();
-      Writer::Piece piece = writer_.next(logits_, drawn_);
-      if (piece.token) result_.tokens.push_back(*piece.token);
-      if (piece.logprobs) result_.logprobs.push_back(std::move(*piece.logprobs));
-      emit(piece.text);
+    if (!writer_.finish() && !cancelled()) take(logits_, kNoToken);
+    while (!writer_.finish() && !cancelled()) {
+      const std::vector<int> draft = drafter_.draft(text_, room());
+      if (draft.empty() || runner_.launched() > 0)
+        feed_last(draft.empty());
+      else
+        feed_draft(draft);
     }
   }
 
@@ -117,8 +162,9 @@ class Reply {
   std::span<const int> prompt_;
   const GenerateOptions& options_;
   Writer writer_;
-  std::vector<float> logits_;  ///< of the next token, unless it is drawn
-  int drawn_ = kNoToken;
+  std::vector<float> logits_;  ///< of the reply's first token
+  std::vector<int> text_;      ///< the prompt and the reply
+  Drafter drafter_;
   Generation result_;
 };
 

@@ -20,9 +20,10 @@ struct Generation {
   Finish finish = Finish::length;
   int64_t prompt_read = 0;  ///< tokens of the prompt that were not in the sequence yet
   double prompt_seconds = 0.0;
-  double reply_seconds =
-      0.0;                  ///< from the first token on; it covers tokens.size() - 1 steps at least
-  int64_t reply_steps = 0;  ///< steps of one token in reply_seconds
+  double reply_seconds = 0.0;  ///< from the first token on, which came with the prompt
+  int64_t stepped = 0;   ///< tokens that steps have given in reply_seconds, also one that ended it
+  int64_t drafted = 0;   ///< tokens read because they were likely to come next
+  int64_t accepted = 0;  ///< of them, those that came
 };
 
 /// What to generate and whom to tell.

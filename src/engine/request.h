@@ -19,6 +19,8 @@ struct Usage {
   int64_t cached = 0;       ///< of them, those whose memory was there already
   int64_t read_again = 0;   ///< of the cached ones, those that were read to bring the states up
   int64_t generated = 0;    ///< tokens
+  int64_t drafted = 0;      ///< tokens read because they were likely to come next
+  int64_t accepted = 0;     ///< of them, those that came
   int64_t preemptions = 0;  ///< how often others took its memory, which it then read again
   double queue_seconds = 0.0;
   double prompt_seconds = 0.0;  ///< from the first step to the first token

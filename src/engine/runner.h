@@ -38,6 +38,7 @@ struct RunOptions {
   std::filesystem::path cache_dir{};  ///< where the files go; empty: the system's temporary one
   int sequences = 1;
   int64_t logits = 1;  ///< rows of logits in one step, at most
+  int draft = 0;       ///< tokens of replies that are drafted in one step, at most: below `logits`
 };
 
 /// Tokens between two snapshots of a long text; what the budget has no room for is thinned out.

@@ -21,12 +21,15 @@ Scheduler::Scheduler(Cache& cache, const Limits& limits)
              cache.free_slots());
   SALA_CHECK(limits.step_tokens >= 2 * limits.sequences, "{} tokens a step for {} sequences",
              limits.step_tokens, limits.sequences);
+  SALA_CHECK(limits.step_drafts <= limits.step_logits, "{} drafts and {} rows of logits a step",
+             limits.step_drafts, limits.step_logits);
 }
 
 void Scheduler::add(Job job) {
   SALA_CHECK(find(job.id) == nullptr && !job.hold, "job {}", job.id);
   SALA_CHECK(job.prompt > 0 && job.prompt == std::ssize(job.text) && fits(job.prompt + job.limit),
              "job {} of {} tokens", job.id, job.prompt);
+  job.drafter = Drafter(limits_.step_drafts);
   waiting_.push_back(std::move(job));
   admitted_ = false;
 }
@@ -125,6 +128,18 @@ bool Scheduler::grow(std::list<Job>::iterator job, int64_t tokens) {
   return true;
 }
 
+/// Drafts what follows a reply: how many tokens.
+int64_t Scheduler::draft(Job& job) {
+  const int64_t written = std::ssize(job.text) - job.prompt;
+  const int64_t all = std::min(limits_.step_drafts, limits_.step_tokens / 8);
+  // The end of a prompt is remembered as it is.
+  const int64_t most = written == 0 ? 0
+                                    : std::min({all / running(), job.limit - written - 1,
+                                                cache_.undoable(std::ssize(job.text))});
+  job.draft = job.drafter.draft(job.text, most);
+  return std::ssize(job.draft);
+}
+
 std::vector<Scheduler::Part> Scheduler::plan() {
   admit();
   admitted_ = true;
@@ -132,7 +147,11 @@ std::vector<Scheduler::Part> Scheduler::plan() {
   std::vector<Part> parts;
   for (auto job = running_.begin(); job != running_.end();) {
     const auto next = std::next(job);
-    if (job->left() == 1 && grow(job, 1)) parts.push_back({&*job, 1, 1, job->hold->length() + 1});
+    if (job->left() == 1 && grow(job, 1)) {
+      int64_t drafted = draft(*job);
+      if (!job->hold->grow(1 + drafted)) drafted = 0;  // nobody gives up room for a draft
+      parts.push_back({&*job, 1, 1 + drafted, job->hold->length() + 1, drafted});
+    }
     // grow() may have taken away what came next.
     job = next != running_.end() && next->hold ? next : running_.end();
   }
@@ -146,7 +165,11 @@ std::vector<Scheduler::Part> Scheduler::plan() {
     prompts.insert(std::ranges::upper_bound(prompts, job.left(), {}, &Job::left), &job);
   }
   if (prompts.empty()) return parts;
-  int64_t tokens = limits_.step_tokens - std::ssize(parts), logits = limits_.step_logits;
+  int64_t tokens = limits_.step_tokens, logits = limits_.step_logits;
+  for (const Part& part : parts) {
+    tokens -= 1 + part.drafted;
+    logits -= part.drafted;
+  }
   int64_t kept_tokens = std::min(oldest->left(), (tokens + 3) / 4), kept_logits = (logits + 3) / 4;
   for (Job* prompt : prompts) {
     Job& job = *prompt;
@@ -174,6 +197,7 @@ std::vector<Scheduler::Part> Scheduler::plan_ahead(std::span<const Part> parts) 
     if (part.job == nullptr) continue;
     ++jobs;
     Job& job = *part.job;
+    if (part.drafted > 0 || draft(job) > 0) return {};
     if (part.end <= job.prompt || part.end < std::ssize(job.text)) return {};
     if (part.end + 1 - job.prompt >= job.limit) continue;
     if (!job.hold->grow(1)) return {};

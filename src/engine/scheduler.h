@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cache/cache.h"
+#include "engine/drafter.h"
 
 namespace sala {
 
@@ -29,7 +30,9 @@ struct Job {
   int64_t cached = 0;          ///< tokens of the prompt that were remembered when it began
   int64_t read_again = 0;      ///< of these, those that were read to bring the states up
   int64_t preemptions = 0;
-  int64_t told = 0;  ///< of the prompt's tokens, those whose logits were given
+  Drafter drafter{};
+  std::vector<int> draft{};  ///< the tokens behind `text` that the step reads too
+  int64_t told = 0;          ///< of the prompt's tokens, those whose logits were given
 
   /// Tokens that are left to read: one while a reply is written.
   int64_t left() const { return static_cast<int64_t>(text.size()) - (hold ? hold->length() : 0); }
@@ -50,6 +53,9 @@ class Scheduler {
     int sequences = 1;          ///< jobs that run at a time
     int64_t step_tokens = 512;  ///< twice `sequences` at least, so that prompts go on too
     int64_t step_logits = 64;   ///< of a step, beside one for each job
+    /// Of step_logits, and of an eighth of step_tokens, those for drafts of what replies say next:
+    /// fewer for each, the more replies there are.
+    int64_t step_drafts = 0;
   };
 
   /// The cache has room for `limits.sequences` and must outlive the scheduler.
@@ -73,16 +79,17 @@ class Scheduler {
 
   /// What a job does in a step.
   struct Part {
-    Job* job;        ///< until it is removed
-    int64_t tokens;  ///< of its text, from where its hold is
-    int64_t logits;  ///< of its last tokens, which are wanted
-    int64_t end;     ///< of its text, behind these tokens
+    Job* job;             ///< until it is removed
+    int64_t tokens;       ///< of its text, from where its hold is
+    int64_t logits;       ///< of the last tokens, which are wanted
+    int64_t end;          ///< of its text, behind these tokens
+    int64_t drafted = 0;  ///< tokens of its draft, behind those of the text
   };
   /// The next step: empty only when idle() or when every job waits for another. Room is made.
   std::vector<Part> plan();
   /// The step behind one that is committed and whose tokens nobody knows yet: the same replies'
   /// next tokens, but for those that end by their limit. Empty where plan() may want something
-  /// else. Whoever removes a job has made it null in `parts`.
+  /// else, as it may where something is drafted. Whoever removes a job has made it null in `parts`.
   std::vector<Part> plan_ahead(std::span<const Part> parts);
   /// The holds have advanced by a step.
   void commit(std::span<const Part> parts);
@@ -101,6 +108,7 @@ class Scheduler {
   bool begin(std::list<Job>::iterator job);
   void give_up(std::list<Job>::iterator job);
   bool grow(std::list<Job>::iterator job, int64_t tokens);
+  int64_t draft(Job& job);
   void remember(Job& job);
 
   Cache& cache_;

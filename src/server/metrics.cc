@@ -57,6 +57,10 @@ std::string Metrics::text(const Engine::Counters& e, const std::string& model) c
       number(e.prompt_tokens));
   one("counter", "sala:generated_tokens_total", "vllm:generation_tokens_total",
       "Tokens of replies.", number(e.generated_tokens));
+  one("counter", "sala:drafted_tokens_total", "vllm:spec_decode_num_draft_tokens_total",
+      "Tokens read because they were likely to come next.", number(e.drafted_tokens));
+  one("counter", "sala:accepted_tokens_total", "vllm:spec_decode_num_accepted_tokens_total",
+      "Of them, those that came.", number(e.accepted_tokens));
   one("counter", "", "vllm:prefix_cache_queries_total", "Tokens of prompts.",
       number(e.prompt_tokens));
   one("counter", "sala:cached_tokens_total", "vllm:prefix_cache_hits_total",

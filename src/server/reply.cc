@@ -92,6 +92,8 @@ Usage Reply::usage() const {
       sum.read_again += one.read_again;
     }
     sum.generated += one.generated;
+    sum.drafted += one.drafted;
+    sum.accepted += one.accepted;
     sum.preemptions += one.preemptions;
     sum.queue_seconds = std::max(sum.queue_seconds, one.queue_seconds);
     sum.prompt_seconds = std::max(sum.prompt_seconds, one.prompt_seconds);
@@ -149,7 +151,9 @@ OrderedJson Reply::timings_json(const Usage& usage) const {
           {"predicted_n", usage.generated},
           {"predicted_ms", 1e3 * usage.reply_seconds},
           {"predicted_per_second",
-           rate(std::max<int64_t>(usage.generated - 1, 0), usage.reply_seconds)}};
+           rate(std::max<int64_t>(usage.generated - 1, 0), usage.reply_seconds)},
+          {"draft_n", usage.drafted},
+          {"draft_n_accepted", usage.accepted}};
 }
 
 OrderedJson Reply::finish_reason(const ReplyEvent& event) const {

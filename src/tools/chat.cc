@@ -321,7 +321,7 @@ void Chat::report(const Generation& answer) const {
   std::string text =
       fmt::format("[read {} tokens, {:.1f} tokens/s; wrote {} tokens, {:.1f} tokens/s]",
                   answer.prompt_read, rate(answer.prompt_read, answer.prompt_seconds),
-                  answer.tokens.size(), rate(answer.reply_steps, answer.reply_seconds));
+                  answer.tokens.size(), rate(answer.stepped, answer.reply_seconds));
   if (answer.finish == Finish::cancelled) text += " [stopped]";
   if (answer.finish == Finish::length)
     text += static_cast<int64_t>(answer.tokens.size()) == command_.limit
@@ -367,6 +367,7 @@ void add_chat(CLI::App& app) {
   CLI::App& command = *app.add_subcommand("chat", "Talk with a model");
   auto chat = std::make_shared<ChatCommand>();
   chat->model.add_to(command);
+  chat->model.add_draft_to(command);
   chat->sampling.add_to(command);
   command.add_option("--system", chat->system, "a system message");
   command

@@ -98,6 +98,17 @@ void ModelOptions::add_to(CLI::App& command) {
                      "where these files go [default: the system's temporary directory]");
 }
 
+void ModelOptions::add_draft_to(CLI::App& command) {
+  draft = 15;
+  command
+      .add_option("--draft-max,--draft,--draft-n", draft,
+                  "tokens of a reply that are drafted at a time where its text has said the same "
+                  "before, at "
+                  "most: the same reply in fewer steps; 0: none")
+      ->check(number_from(0, 63))
+      ->capture_default_str();
+}
+
 RunOptions ModelOptions::run_options() const {
   RunOptions run;
   if (backend != "cpu" && backend != "reference" && backend != "cuda" &&
@@ -112,6 +123,8 @@ RunOptions ModelOptions::run_options() const {
   run.cache_ram = cache_ram;
   run.cache_disk = cache_disk;
   run.cache_dir = cache_dir;
+  run.draft = draft;
+  run.logits = 1 + draft;
   run.compute = choose<ComputeMode>("--compute", compute,
                                     {{"auto", ComputeMode::automatic},
                                      {"f32", ComputeMode::f32},

@@ -51,9 +51,12 @@ struct ModelOptions {
   int chunk = 512;
   int64_t kv_memory = -1, cache_ram = 0, cache_disk = -1;  ///< bytes, as in RunOptions
   std::string cache_dir{};
+  int draft = 0;
 
   /// `compute` and `kv` hold the defaults of the command.
   void add_to(CLI::App& command);
+  /// --draft-max, for commands that write replies.
+  void add_draft_to(CLI::App& command);
   /// The same for Runner; throws Error for a value that is not known.
   RunOptions run_options() const;
 };

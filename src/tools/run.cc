@@ -98,7 +98,9 @@ Json facts_json(const LoadedModel& loaded, const Runner& runner, const Generatio
           {"finish_reason", name_of(reply.finish)},
           {"generated_tokens", reply.tokens.size()},
           {"prompt_tokens_per_second", rate(reply.prompt_read, reply.prompt_seconds)},
-          {"generated_tokens_per_second", rate(reply.reply_steps, reply.reply_seconds)},
+          {"drafted_tokens", reply.drafted},
+          {"accepted_tokens", reply.accepted},
+          {"generated_tokens_per_second", rate(reply.stepped, reply.reply_seconds)},
           {"load_seconds", loaded.load_seconds},
           {"threads", loaded.device->threads()},
           {"memory",
@@ -116,10 +118,13 @@ Json facts_json(const LoadedModel& loaded, const Runner& runner, const Generatio
 }
 
 std::string speed_line(const Generation& reply, size_t prompt, int threads) {
-  return fmt::format(
-      "[prompt: {} tokens, {:.1f} tokens/s; generation: {} tokens, {:.1f} tokens/s; {} threads]",
-      prompt, rate(reply.prompt_read, reply.prompt_seconds), reply.tokens.size(),
-      rate(reply.reply_steps, reply.reply_seconds), threads);
+  std::string line =
+      fmt::format("[prompt: {} tokens, {:.1f} tokens/s; generation: {} tokens, {:.1f} tokens/s",
+                  prompt, rate(reply.prompt_read, reply.prompt_seconds), reply.tokens.size(),
+                  rate(reply.stepped, reply.reply_seconds));
+  if (reply.drafted > 0)
+    line += fmt::format(", {} of {} drafted tokens accepted", reply.accepted, reply.drafted);
+  return line + fmt::format("; {} threads]", threads);
 }
 
 std::string session_line(const std::string& name, const Session& session, int64_t before,
@@ -165,6 +170,7 @@ void RunCommand::run() const {
     dir = save ? session.directory.of(session.name) : session.directory.existing(session.name);
   LoadedModel loaded = load_model(model, OpenText::yes);
   RunOptions options = model.run_options();
+  if (!trace_blocks.empty()) options.draft = 0;  // of tokens that were not taken back
   std::optional<Session> kept;
   std::vector<int> tokens;
   if (session.used()) {
@@ -222,6 +228,7 @@ void add_run(CLI::App& app) {
   CLI::App& command = *app.add_subcommand("run", "Answer a prompt");
   auto run = std::make_shared<RunCommand>();
   run->model.add_to(command);
+  run->model.add_draft_to(command);
   command.add_option("-p,--prompt", run->prompt, "the prompt");
   command.add_option("--file", run->file, "a text to put before the prompt");
   command.add_option("-n,--predict", run->limit, "tokens to generate at most")

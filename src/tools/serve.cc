@@ -195,8 +195,10 @@ void ServeCommand::run() {
   RunOptions options = model.run_options();
   options.sequences = sequences + 1;  // one for a session that is loaded
   options.chunk = std::max(options.chunk, 2 * sequences);
-  const Scheduler::Limits limits{
-      .sequences = sequences, .step_tokens = options.chunk, .step_logits = 64};
+  const Scheduler::Limits limits{.sequences = sequences,
+                                 .step_tokens = options.chunk,
+                                 .step_logits = 64,
+                                 .step_drafts = options.draft};
   options.logits = sequences + limits.step_logits;
   const int64_t tokens = room(loaded.files.config, options, loaded.device->available());
   options.context = tokens + loaded.files.config.page();  // a page for the copy of a shared one
@@ -252,6 +254,7 @@ void add_serve(CLI::App& app) {
   CLI::App& command = *app.add_subcommand("serve", "Answer OpenAI's API over HTTP");
   auto serve = std::make_shared<ServeCommand>();
   serve->model.add_to(command);
+  serve->model.add_draft_to(command);
   command.remove_option(command.get_option("model"));
   command
       .add_option("model,--model,-m,--model-path", serve->model.model,
