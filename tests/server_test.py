@@ -116,6 +116,23 @@ class Serve(tiny_model.WithModel):
             crowd = list(pool.map(lambda a: self.server.chat(**a)["choices"], asked))
         self.assertEqual(crowd, alone)
 
+    def test_an_expected_reply_comes_in_fewer_steps(self):
+        # Of tokens that a text of theirs is split into again.
+        words = {self.server.ask("POST", "/tokenize", {"prompt": f"hello {word}"})[1]["tokens"][-1] for word in ("sea", "all", "window")}
+        fields = dict(messages=[{"role": "user", "content": "?"}], temperature=1.0, seed=11, max_tokens=40,
+                      logit_bias={str(token): 100 for token in words})
+        plain = self.server.chat(**fields)
+        said = plain["choices"][0]["message"]["content"]
+        before = self.server.ask("GET", "/metrics")[1]
+        for expected in (said, [{"type": "text", "text": said}]):
+            answer = self.server.chat(**fields, prediction={"type": "content", "content": expected})
+            self.assertEqual(answer["choices"], plain["choices"])
+            self.assertGreater(answer["timings"]["draft_n_accepted"], plain["timings"]["draft_n_accepted"] + 10)
+        wrong = self.server.chat(**fields, prediction={"type": "content", "content": "something else " + said[::-1]})
+        self.assertEqual(wrong["choices"], plain["choices"])
+        accepted = lambda text: int(float(re.search(r"^sala:accepted_tokens_total\{.*\} (\S+)", text, re.M)[1]))  # noqa: E731
+        self.assertGreater(accepted(self.server.ask("GET", "/metrics")[1]), accepted(before) + 20)
+
     def test_choices(self):
         fields = dict(temperature=1.0, seed=5, max_tokens=8)
         three = self.server.chat(n=3, **fields)

@@ -175,6 +175,7 @@ void Engine::take_in() {
                     .marks = r.marks,
                     .reuse = r.reuse,
                     .every_logit = r.prompt_logprobs,
+                    .expected = std::move(task.request.expected),
                     .after = r.after});
     tasks_.emplace(id, std::move(task));
   }

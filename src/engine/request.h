@@ -45,8 +45,9 @@ struct Request {
   std::vector<int> prompt;  ///< tokens of the vocabulary, one at least
   ReplyOptions reply{};
   std::vector<int64_t>
-      marks{};           ///< lengths of the prompt, ascending, at which others may part from it
-  std::string caller{};  ///< callers share the machine evenly
+      marks{};  ///< lengths of the prompt, ascending, at which others may part from it
+  std::vector<int> expected{};   ///< what the reply may say: drafted from, and nothing else
+  std::string caller{};          ///< callers share the machine evenly
   bool prompt_logprobs = false;  ///< as `reply.logprobs` says, for the prompt too
   bool reuse = true;             ///< of what is remembered of earlier texts
   uint64_t after = 0;  ///< another request that has the same prompt and reads it first; 0: none

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
 
 #include "base/error.h"
 #include "engine/runner.h"
@@ -12,6 +13,9 @@ namespace {
 /// Tokens of a reply for which a job must find room before it begins. Short of it, two long
 /// replies would take each other's pages in turn.
 constexpr int64_t kReplyRoom = 256;
+
+/// Tokens of a prompt in front of what is expected behind it.
+constexpr size_t kPromptEnd = 8;
 
 }  // namespace
 
@@ -29,7 +33,12 @@ void Scheduler::add(Job job) {
   SALA_CHECK(find(job.id) == nullptr && !job.hold, "job {}", job.id);
   SALA_CHECK(job.prompt > 0 && job.prompt == std::ssize(job.text) && fits(job.prompt + job.limit),
              "job {} of {} tokens", job.id, job.prompt);
-  job.drafter = Drafter(limits_.step_drafts);
+  // Behind the prompt's end, so that its first token is found there.
+  if (!job.expected.empty()) {
+    const auto end = std::span(job.text).last(std::min<size_t>(job.text.size(), kPromptEnd));
+    job.expected.insert(job.expected.begin(), end.begin(), end.end());
+  }
+  job.drafter = Drafter(limits_.step_drafts, std::exchange(job.expected, {}));
   waiting_.push_back(std::move(job));
   admitted_ = false;
 }

@@ -24,6 +24,7 @@ struct Job {
   std::vector<int64_t> marks{};  ///< lengths, ascending, at which a snapshot is wanted
   bool reuse = true;             ///< of remembered texts
   bool every_logit = false;      ///< the prompt's tokens have their logits wanted too
+  std::vector<int> expected{};   ///< what may follow the prompt
   uint64_t after = 0;            ///< a job that reads the same prompt first; 0: none
 
   std::optional<Hold> hold{};  ///< while it runs

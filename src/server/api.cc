@@ -181,12 +181,10 @@ void read_common(const OrderedJson& json, const SamplingParams& defaults, Comple
   refuse_what_is_not_there(json, c.n);
 }
 
-/// The text of a message's content: a text, or parts that are texts.
-void flatten(OrderedJson& message, size_t index) {
-  const std::string where = fmt::format("messages[{}].content", index);
-  OrderedJson& content = message["content"];
-  if (content.is_null()) content = "";
-  if (content.is_string()) return;
+/// A content: a text, parts that are texts, or null, which is an empty one.
+std::string content_text(const std::string& where, const OrderedJson& content) {
+  if (content.is_null()) return "";
+  if (content.is_string()) return content.get<std::string>();
   if (!content.is_array())
     refuse(where, where + " is " + shown(content) + "; expected a text or an array of parts");
   std::string text;
@@ -197,7 +195,7 @@ void flatten(OrderedJson& message, size_t index) {
       refuse(where, where + " has a part " + shown(part) + "; this model reads texts only");
     text += part["text"].get<std::string>();
   }
-  content = text;
+  return text;
 }
 
 }  // namespace
@@ -241,7 +239,14 @@ ChatCompletion parse_chat(const std::string& body, const SamplingParams& default
              fmt::format("messages[{}] is {}; expected an object with a role and a content", i,
                          shown(message)));
     if (message["role"] == "developer") message["role"] = "system";
-    flatten(message, i);
+    OrderedJson& content = message["content"];
+    content = content_text(fmt::format("messages[{}].content", i), content);
+  }
+  if (const OrderedJson* prediction = fields.find("prediction")) {
+    if (type_of(*prediction) != "content" || !prediction->contains("content"))
+      refuse("prediction", "prediction is " + shown(*prediction) +
+                               R"(; expected {"type": "content", "content": TEXT})");
+    c.expected = content_text("prediction.content", (*prediction)["content"]);
   }
   if (const OrderedJson* tools = fields.find("tools")) {
     if (!tools->is_array()) refuse("tools", "tools is not an array");

@@ -42,6 +42,7 @@ struct ChatCompletion : Completion {
   OrderedJson messages;
   OrderedJson tools;      ///< null where there are none
   OrderedJson variables;  ///< of the chat template
+  std::string expected;   ///< what the reply may say; may be empty
 };
 
 /// POST /v1/completions.

@@ -44,6 +44,22 @@ TEST(Api, ReadsWhatClientsSend) {
   EXPECT_FALSE(c.variables["enable_thinking"].get<bool>());
 }
 
+TEST(Api, ReadsWhatAReplyMaySay) {
+  const auto expected = [](const std::string& prediction) {
+    return parse_chat("{" + kHi + R"(,"prediction":)" + prediction + "}", {}).expected;
+  };
+  EXPECT_EQ(expected(R"({"type":"content","content":"yes"})"), "yes");
+  EXPECT_EQ(
+      expected(
+          R"({"type":"content","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]})"),
+      "ab");
+  EXPECT_EQ(expected("null"), "");
+  for (const char* wrong : {R"("yes")", R"({"content":"yes"})", R"({"type":"content"})",
+                            R"({"type":"regex","content":"y"})"})
+    expect_refused([&] { expected(wrong); }, "prediction", "content");
+  expect_refused([&] { expected(R"({"type":"content","content":5})"); }, "prediction.content", "5");
+}
+
 TEST(Api, DefaultsAreTheModels) {
   const ChatCompletion c = parse_chat("{" + kHi + R"(,"temperature":null,"stop":null})",
                                       {.temperature = 0.3, .top_k = 9});

@@ -101,6 +101,11 @@ void Service::chat(const HttpRequest& http, const std::shared_ptr<Exchange>& exc
   Request request = request_of(chat, prompt, caller_of(http, called));
   request.marks = std::move(marks);
   request.reuse |= bound.has_value();
+  if (!chat.expected.empty()) {
+    request.expected = files_.tokenizer->encode(chat.expected);
+    if (std::ssize(request.expected) > request.reply.limit)
+      request.expected.resize(static_cast<size_t>(request.reply.limit));
+  }
   std::vector<Request> requests;
   for (int i = 0; i < chat.n; ++i) {
     Request one = request;
