@@ -62,6 +62,8 @@ void Scheduler::remove(uint64_t id, bool remembers) {
 
 void Scheduler::remember(Job& job) {
   if (job.hold->kept() == 0) return;
+  SALA_CHECK(job.hold->kept() <= std::ssize(job.text), "{} tokens of a text of {}",
+             job.hold->kept(), job.text.size());
   cache_.snapshot(*job.hold);
   cache_.remember(*job.hold, std::span(job.text).first(static_cast<size_t>(job.hold->kept())));
 }

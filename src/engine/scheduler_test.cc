@@ -206,6 +206,17 @@ TEST(Scheduler, WhatIsRememberedIsNotReadAgain) {
   EXPECT_LT(d.scheduler.find(2)->read_again, cache.cell());
 }
 
+TEST(Scheduler, NothingIsDraftedBehindAPromptBeforeItIsRemembered) {
+  Cache cache = make_cache(600, false);
+  Driver d(cache, {.sequences = kSequences, .step_tokens = 80, .step_drafts = 10});
+  for (const uint64_t id : {7, 14}) {  // the second one's prompt is there but for its last token
+    d.add(id, text(5, 180), 30);
+    while (!d.scheduler.idle()) d.step();
+  }
+  EXPECT_EQ(d.finished[7], d.finished[14]);
+  EXPECT_GT(d.drafts, 0);
+}
+
 TEST(Scheduler, ASiblingWaitsForThePromptAndHasIt) {
   Cache cache = make_cache(4000, true);
   Driver d(cache, {.sequences = 4, .step_tokens = 64});
