@@ -91,7 +91,7 @@ format() {
 
 # Cases of true size, the scalar baseline, large ones of emulated CUDA kernels, some of the pages and heads, the engine with weights
 # other than f32: minutes under a sanitizer, and the same lines as their siblings.
-large='long_|released|rounded128|rounded33_int|CudaModel|CudaAhead.(Every|AConv|One)|CudaMemory.Of(Texts|Strangers|TheFirst)|MatmulRowsCuda|MatmulWarpgroups'
+large='long_|released|rounded128|rounded33_int|CudaModel|CudaAhead.(Every|AConv|One|StepsWith)|CudaMemory.Of(Texts|Strangers|TheFirst)|MatmulRowsCuda|MatmulWarpgroups'
 large+='|OnCudaLists|OnCudaCodes|SelectOnCuda|IsTheProductOfTheRoundedActivations|cpu_baseline'
 large+='|/page20_|/head48_|RoundsAsThePaperDoes|Modes/[A-Za-z]*[.][A-Za-z]*/(BF16|Q4_1|Q8_0|bf16|int8)_'
 

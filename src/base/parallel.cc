@@ -2,6 +2,10 @@
 
 #include <sched.h>
 
+#include <limits>
+
+#include "base/error.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -53,22 +57,32 @@ void ThreadPool::run(int64_t count, const std::function<void(int64_t, int)>& wor
     for (int64_t i = 0; i < count; ++i) work(i, 0);
     return;
   }
+  SALA_CHECK(count <= std::numeric_limits<int32_t>::max(), "{} pieces", count);
   work_ = &work;
   count_ = count;
-  next_.store(0, std::memory_order_relaxed);
-  busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  done_.store(0, std::memory_order_relaxed);
+  left_.store(count, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   take(0);
-  for (int left = busy_.load(std::memory_order_acquire); left != 0;
-       left = busy_.load(std::memory_order_acquire))
-    wait_for_change(busy_, left);
+  for (int32_t done = done_.load(std::memory_order_acquire); done != count;
+       done = done_.load(std::memory_order_acquire))
+    wait_for_change(done_, done);
 }
 
 void ThreadPool::take(int thread) {
-  for (int64_t i = next_.fetch_add(1, std::memory_order_relaxed); i < count_;
-       i = next_.fetch_add(1, std::memory_order_relaxed))
-    (*work_)(i, thread);
+  int32_t mine = 0;
+  int64_t count = 0;
+  while (true) {
+    const int64_t left = left_.fetch_sub(1, std::memory_order_acquire);
+    if (left <= 0) break;
+    count = count_;
+    (*work_)(count - left, thread);
+    ++mine;
+  }
+  // As soon as all are done the caller may begin another loop.
+  if (mine > 0 && done_.fetch_add(mine, std::memory_order_acq_rel) + mine == count)
+    done_.notify_one();
 }
 
 void ThreadPool::loop(int thread) {
@@ -78,7 +92,6 @@ void ThreadPool::loop(int thread) {
     seen = generation_.load(std::memory_order_acquire);
     if (stop_) return;
     take(thread);
-    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
   }
 }
 

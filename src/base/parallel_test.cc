@@ -48,6 +48,16 @@ TEST(ThreadPool, ResultsAreThereWhenItReturns) {
   }
 }
 
+TEST(ThreadPool, LateThreadsTakePartInTheLoopThatIs) {
+  ThreadPool pool(8);  // more than there are cores: some look for pieces loops later
+  for (int round = 0; round < 5000; ++round) {
+    std::vector<int> times(static_cast<size_t>(1 + round % 5));
+    pool.run(std::ssize(times),
+             [&times, round](int64_t i, int) { times[static_cast<size_t>(i)] += 1 + round; });
+    ASSERT_EQ(times, std::vector<int>(times.size(), 1 + round));
+  }
+}
+
 TEST(ThreadPool, WakesFromSleep) {
   ThreadPool pool(2);
   for (int round = 0; round < 3; ++round) {
