@@ -10,7 +10,7 @@ constexpr int64_t kTries = 64;  // earlier places that are looked at
 /// What one more row takes of the time of a step with one: a token that comes less often costs more
 /// than it saves.
 constexpr double kRow = 0.3;
-constexpr double kRate = 0.1;  // of learning
+constexpr int kMemory = 20;  // tokens that a chance remembers, about
 
 size_t index_of(int64_t i) { return static_cast<size_t>(i); }
 
@@ -36,7 +36,7 @@ std::vector<int> Drafter::draft(std::span<const int> text, int64_t room) {
     ahead_.push_back(at < size ? text_[index_of(at)] : ahead_[index_of(at - size)]);
   int64_t worth = 0;
   for (double all = 1.0; worth < std::min(most_, room); ++worth) {
-    all *= chance(match.length + worth);
+    all *= chance(match.length + worth).is;
     if (all < kRow) break;
   }
   return {ahead_.begin(), ahead_.begin() + worth};
@@ -47,8 +47,9 @@ void Drafter::append(std::span<const int> text) {
   const size_t most = std::min(ahead_.size(), text.size());
   for (size_t i = 0; i < most; ++i) {
     const bool right = text[i] == ahead_[i];
-    double& is = chance(matched_ + static_cast<int64_t>(i));
-    is += kRate * ((right ? 1.0 : 0.0) - is);
+    Chance& one = chance(matched_ + static_cast<int64_t>(i));
+    one.seen = std::min(one.seen + 1, kMemory);
+    one.is += ((right ? 1.0 : 0.0) - one.is) / (one.seen + 2);  // as if two had been seen before
     if (!right) break;
   }
   text_.insert(text_.end(), text.begin(), text.end());
@@ -56,7 +57,7 @@ void Drafter::append(std::span<const int> text) {
 
 void Drafter::index() {
   if (previous_.empty()) {
-    for (int length = kLeast; length <= kLongest; ++length) chance(length) = 1.0 - 1.5 / length;
+    for (int length = kLeast; length <= kLongest; ++length) chance(length).is = 1.0 - 1.5 / length;
     heads_.assign(std::bit_ceil(text_.size() + 1024), 0);
     previous_.assign(1, 0);
   }

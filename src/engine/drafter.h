@@ -32,7 +32,11 @@ class Drafter {
   Match find() const;
 
   static constexpr int kLeast = 3, kLongest = 24;  // tokens that agree
-  double& chance(int64_t length) {
+  struct Chance {
+    double is = 0.0;
+    int seen = 0;  ///< tokens it was learned from
+  };
+  Chance& chance(int64_t length) {
     return chances_[static_cast<size_t>(length < kLongest ? length : kLongest)];
   }
 
@@ -41,7 +45,7 @@ class Drafter {
   /// Ends of the same kLeast tokens (or others of the same hash): the last one of each, and the one
   /// before each.
   std::vector<int32_t> heads_, previous_;
-  std::array<double, kLongest + 1> chances_{};  ///< that the next token is right, by match length
+  std::array<Chance, kLongest + 1> chances_{};  ///< that the next token is right, by match length
   int64_t matched_ = 0;                         ///< length of the last match
   std::vector<int> ahead_;                      ///< what stood behind it, worth a row or not
 };
