@@ -83,7 +83,7 @@ TEST(Drafter, SeesTheSameHoweverTheTextHasGrown) {
   }
 }
 
-TEST(Drafter, LearnsWhatAGuessIsWorth) {
+TEST(Drafter, LearnsWhatADraftIsWorth) {
   // Quotations of 60 tokens come true; noise of few kinds of tokens agrees in three now and then.
   const Text source = random_text(5000, 50'000, 4);
   Text quotes = source;

@@ -305,27 +305,22 @@ void Engine::write(Task& task, const Scheduler::Part& part, In logits, int drawn
                    ReplyEvent& event) {
   Job& job = *part.job;
   if (task.first_token == Clock::time_point{}) task.first_token = Clock::now();
-  const int64_t row = logits.dim[0] - 1 - part.drafted;
-  int64_t right = 0;
-  while (!task.writer.finish()) {
-    Writer::Piece piece = task.writer.next(
-        {logits.row<float>(row + right), static_cast<size_t>(logits.dim[1])}, drawn);
+  const auto draft = std::span(job.draft).first(static_cast<size_t>(part.drafted));
+  const In last = rows(logits, logits.dim[0] - 1 - part.drafted, 1 + part.drafted);
+  const int64_t came = task.writer.follow(draft, last, drawn, [&](Writer::Piece piece) {
     if (piece.token) {
       event.tokens.push_back(*piece.token);
       job.text.push_back(*piece.token);
       ++task.usage.generated;
-    } else if (part.drafted == 0 && job.hold->length() > std::ssize(job.text)) {
+    } else if (draft.empty() && job.hold->length() > std::ssize(job.text)) {
       job.text.push_back(drawn);  // a step on its way reads it
     }
     if (piece.logprobs) event.logprobs.push_back(std::move(*piece.logprobs));
     event.text += piece.text;
-    // The next row is of use where what it has read is what was said.
-    if (right == part.drafted || piece.token != job.draft[static_cast<size_t>(right)]) break;
-    ++right;
-  }
-  if (part.drafted > 0) runner_.cache().roll_back(*job.hold, part.end + right);
+  });
+  if (!draft.empty()) runner_.cache().roll_back(*job.hold, part.end + came);
   task.usage.drafted += part.drafted;
-  task.usage.accepted += right;
+  task.usage.accepted += came;
   event.finish = task.writer.finish();
 }
 

@@ -131,6 +131,22 @@ class EngineTest : public ::testing::TestWithParam<Case> {
     return {listener.tokens, listener.logprobs};
   }
 
+  /// What requests get that come at the same time.
+  static std::vector<Listener> run_all(Engine& engine, std::vector<Request> requests) {
+    std::vector<Listener> listeners(requests.size());
+    for (size_t i = 0; i < requests.size(); ++i) {
+      std::vector<Request> one;
+      one.push_back(std::move(requests[i]));
+      one[0].on_event = listeners[i].sink();
+      EXPECT_EQ(engine.submit(std::move(one))[0].refusal, Engine::Refusal::none);
+    }
+    for (Listener& listener : listeners) {
+      listener.wait();
+      EXPECT_EQ(listener.last.error, "");
+    }
+    return listeners;
+  }
+
   ModelConfig config_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<Device> device_;
@@ -139,25 +155,18 @@ class EngineTest : public ::testing::TestWithParam<Case> {
 
 TEST_P(EngineTest, ACrowdGetsWhatEachGetsAlone) {
   constexpr int kCrowd = 64;
+  std::vector<Request> requests;
+  for (int i = 0; i < kCrowd; ++i) requests.push_back(request(i));
   std::vector<Answer> want;
-  for (int i = 0; i < kCrowd; ++i) want.push_back(alone(request(i)));
+  for (const Request& one : requests) want.push_back(alone(one));
   // So few pages that replies are given up; then again, when much is remembered.
   Runner runner(*model_, *device_, options(300));
   Engine engine(runner, *tokenizer_, limits(), 2 * kCrowd);
   for (int round = 0; round < 2; ++round) {
-    std::vector<Listener> listeners(kCrowd);
-    for (int i = 0; i < kCrowd; ++i) {
-      std::vector<Request> one;
-      one.push_back(request(i));
-      one[0].on_event = listeners[static_cast<size_t>(i)].sink();
-      ASSERT_EQ(engine.submit(std::move(one))[0].refusal, Engine::Refusal::none);
-    }
-    for (int i = 0; i < kCrowd; ++i) {
-      Listener& got = listeners[static_cast<size_t>(i)];
-      got.wait();
-      EXPECT_EQ(got.last.error, "");
-      EXPECT_EQ(got.tokens, want[static_cast<size_t>(i)].tokens) << "request " << i;
-      EXPECT_EQ(got.logprobs, want[static_cast<size_t>(i)].logprobs) << "request " << i;
+    const std::vector<Listener> got = run_all(engine, requests);
+    for (size_t i = 0; i < got.size(); ++i) {
+      EXPECT_EQ(got[i].tokens, want[i].tokens) << "request " << i;
+      EXPECT_EQ(got[i].logprobs, want[i].logprobs) << "request " << i;
     }
   }
   engine.call([](Runner&) {});  // the last step has been counted
@@ -179,26 +188,20 @@ TEST_P(EngineTest, DraftsChangeNoReply) {
     if (number % 4 == 1) r.reply.stop_strings = {"77", "Q"};
     return r;
   };
+  std::vector<Request> requests;
+  for (int i = 0; i < kCrowd; ++i) requests.push_back(repeating(i));
   std::vector<Answer> want;
-  for (int i = 0; i < kCrowd; ++i) want.push_back(alone(repeating(i)));
+  for (const Request& one : requests) want.push_back(alone(one));
   Runner runner(*model_, *device_, options(500));
   Scheduler::Limits drafting = limits();
   drafting.step_drafts = 5;
   Engine engine(runner, *tokenizer_, drafting, 2 * kCrowd);
-  for (int i = 0; i < kCrowd; i += 7)  // alone a draft is longest
-    EXPECT_EQ(run(engine, repeating(i)), want[static_cast<size_t>(i)]) << "request " << i;
-  std::vector<Listener> listeners(kCrowd);
-  for (int i = 0; i < kCrowd; ++i) {
-    std::vector<Request> one;
-    one.push_back(repeating(i));
-    one[0].on_event = listeners[static_cast<size_t>(i)].sink();
-    ASSERT_EQ(engine.submit(std::move(one))[0].refusal, Engine::Refusal::none);
-  }
-  for (int i = 0; i < kCrowd; ++i) {
-    Listener& got = listeners[static_cast<size_t>(i)];
-    got.wait();
-    EXPECT_EQ((Answer{got.tokens, got.logprobs}), want[static_cast<size_t>(i)]) << "request " << i;
-    const Usage& usage = got.last.usage;
+  for (size_t i = 0; i < requests.size(); i += 7)  // alone a draft is longest
+    EXPECT_EQ(run(engine, requests[i]), want[i]) << "request " << i;
+  const std::vector<Listener> got = run_all(engine, requests);
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_EQ((Answer{got[i].tokens, got[i].logprobs}), want[i]) << "request " << i;
+    const Usage& usage = got[i].last.usage;
     EXPECT_LE(usage.accepted, std::min(usage.drafted, usage.generated));
   }
   engine.call([](Runner& r) { r.cache().check_integrity({}); });

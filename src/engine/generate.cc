@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <optional>
 
 #include "base/error.h"
 #include "engine/drafter.h"
@@ -86,16 +85,23 @@ class Reply {
     runner_.launch({&row, 1});
   }
 
-  /// The next token, from its logits or as it was drawn. None where the reply is over.
-  std::optional<int> take(std::span<const float> logits, int drawn) {
-    Writer::Piece piece = writer_.next(logits, drawn);
+  void take(Writer::Piece piece) {
     if (piece.token) {
       result_.tokens.push_back(*piece.token);
       text_.push_back(*piece.token);
     }
     if (piece.logprobs) result_.logprobs.push_back(std::move(*piece.logprobs));
     emit(piece.text);
-    return piece.token;
+  }
+
+  /// Takes the tokens of a step, some of which were drafted: how many of these came.
+  int64_t finish(std::span<const int> draft) {
+    const In logits = runner_.finish();
+    return writer_.follow(draft, logits, draft.empty() ? runner_.drawn()[0] : kNoToken,
+                          [&](Writer::Piece piece) {
+                            ++result_.stepped;
+                            take(std::move(piece));
+                          });
   }
 
   /// Feeds the reply's last token, and the one behind it before it is known where the device can
@@ -106,9 +112,7 @@ class Reply {
     if (goes_ahead && runner_.can_go_ahead() && std::ssize(result_.tokens) + 1 < options_.limit &&
         runner_.cache().undoable(hold_.length()) > 0)
       launch({&ahead, 1}, 1);
-    const In logits = runner_.finish();
-    ++result_.stepped;
-    take(std::span(logits.row<float>(0), logits_.size()), runner_.drawn()[0]);
+    finish({});
   }
 
   /// Feeds the reply's last token with the tokens of a draft, and takes as many as are right and
@@ -118,19 +122,10 @@ class Reply {
     std::vector<int> tokens = {text_.back()};
     tokens.insert(tokens.end(), draft.begin(), draft.end());
     launch(tokens, 0);
-    const In logits = runner_.finish();
-    size_t right = 0;
-    while (!writer_.finish()) {
-      const auto row = static_cast<int64_t>(right);
-      const std::optional<int> token =
-          take(std::span(logits.row<float>(row), logits_.size()), kNoToken);
-      ++result_.stepped;
-      if (right == draft.size() || token != draft[right]) break;
-      ++right;
-    }
-    runner_.cache().roll_back(hold_, before + static_cast<int64_t>(right));
+    const int64_t came = finish(draft);
+    runner_.cache().roll_back(hold_, before + came);
     result_.drafted += std::ssize(draft);
-    result_.accepted += static_cast<int64_t>(right);
+    result_.accepted += came;
   }
 
   /// Tokens that may be drafted: so many can be taken back, fit the step, and are still wanted.
@@ -141,7 +136,7 @@ class Reply {
   }
 
   void write() {
-    if (!writer_.finish() && !cancelled()) take(logits_, kNoToken);
+    if (!writer_.finish() && !cancelled()) take(writer_.next(logits_));
     while (!writer_.finish() && !cancelled()) {
       const std::vector<int> draft = drafter_.draft(text_, room());
       if (draft.empty() || runner_.launched() > 0)

@@ -51,6 +51,21 @@ Writer::Piece Writer::next(std::span<const float> logits, int drawn) {
   return piece;
 }
 
+int64_t Writer::follow(std::span<const int> draft, In logits, int drawn,
+                       const std::function<void(Piece)>& on_piece) {
+  SALA_CHECK(logits.dim[0] == std::ssize(draft) + 1, "{} rows for a draft of {}", logits.dim[0],
+             draft.size());
+  int64_t came = 0;
+  while (!finish_) {
+    Piece piece = next({logits.row<float>(came), static_cast<size_t>(logits.dim[1])}, drawn);
+    const bool comes = came < std::ssize(draft) && piece.token == draft[static_cast<size_t>(came)];
+    on_piece(std::move(piece));
+    if (!comes) break;
+    ++came;
+  }
+  return came;
+}
+
 std::string Writer::flush() {
   if (stops_.found()) return {};
   std::string rest = detokenizer_.flush();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -9,6 +10,7 @@
 
 #include "engine/sampler.h"
 #include "engine/stop.h"
+#include "tensor/tensor.h"
 #include "text/tokenizer.h"
 
 namespace sala {
@@ -49,6 +51,12 @@ class Writer {
   /// The next token: `drawn` as draw() said, or kNoToken and then from its logits [vocab]. The
   /// reply must not be over. Throws Error for logits that are no numbers.
   Piece next(std::span<const float> logits, int drawn = kNoToken);
+
+  /// Takes tokens as long as they are those of `draft`, and the one behind them: row i of `logits`
+  /// [1 + draft, vocab] was computed behind i tokens of it. Tells each; `drawn` is for a single
+  /// row. How many tokens of the draft came.
+  int64_t follow(std::span<const int> draft, In logits, int drawn,
+                 const std::function<void(Piece)>& on_piece);
 
   /// Why the reply is over, once it is.
   std::optional<Finish> finish() const { return finish_; }

@@ -102,9 +102,8 @@ void ModelOptions::add_draft_to(CLI::App& command) {
   draft = 15;
   command
       .add_option("--draft-max,--draft,--draft-n", draft,
-                  "tokens of a reply that are drafted at a time where its text has said the same "
-                  "before, at "
-                  "most: the same reply in fewer steps; 0: none")
+                  "tokens of a reply that are drafted at a time, at most, from what its text has "
+                  "said before: the same reply in fewer steps; 0: none")
       ->check(number_from(0, 63))
       ->capture_default_str();
 }

@@ -170,7 +170,7 @@ void RunCommand::run() const {
     dir = save ? session.directory.of(session.name) : session.directory.existing(session.name);
   LoadedModel loaded = load_model(model, OpenText::yes);
   RunOptions options = model.run_options();
-  if (!trace_blocks.empty()) options.draft = 0;  // of tokens that were not taken back
+  if (!trace_blocks.empty()) options.draft = 0;  // a trace is of tokens that stay
   std::optional<Session> kept;
   std::vector<int> tokens;
   if (session.used()) {
