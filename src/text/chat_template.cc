@@ -46,18 +46,26 @@ struct ChatTemplate::Impl {
   jinja::Template parsed;
   std::string name;
   SpecialTokens special_tokens;
+  bool knows_thoughts;
 };
 
 ChatTemplate::ChatTemplate(std::string_view source, std::string name,
                            SpecialTokens special_tokens) {
   auto parsed = parse_named(source, name);
-  impl_ = std::make_unique<const Impl>(
-      Impl{std::move(parsed), std::move(name), std::move(special_tokens)});
+  impl_ = std::make_unique<const Impl>(Impl{std::move(parsed), std::move(name),
+                                            std::move(special_tokens),
+                                            source.find("<think>") != std::string_view::npos});
 }
 
 ChatTemplate::~ChatTemplate() = default;
 ChatTemplate::ChatTemplate(ChatTemplate&&) noexcept = default;
 ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;
+
+Thought ChatTemplate::thought_behind(std::string_view prompt) const {
+  if (!impl_->knows_thoughts) return Thought::none;
+  const size_t last = prompt.find_last_not_of(" \t\r\n");
+  return prompt.substr(0, last + 1).ends_with("<think>") ? Thought::begun : Thought::possible;
+}
 
 std::string ChatTemplate::render(const OrderedJson& messages, const OrderedJson& tools,
                                  bool add_generation_prompt, const OrderedJson& variables) const {

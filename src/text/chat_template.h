@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -17,6 +18,9 @@ class Tokenizer;
 /// column of the fault.
 OrderedJson parse_ordered_json(std::string_view text, const std::string& name);
 
+/// Whether a model says what it thinks, between <think> and </think>, in front of its reply.
+enum class Thought : uint8_t { none, possible, begun };
+
 /// A chat template: Jinja as Hugging Face's transformers configures it (trim_blocks, lstrip_blocks,
 /// loop controls, immutable sandbox). Output is byte for byte that of Python's jinja2. Immutable
 /// after construction: any thread may render at any time. Loops, recursion and output are bounded;
@@ -32,6 +36,9 @@ class ChatTemplate {
   ~ChatTemplate();
   ChatTemplate(ChatTemplate&&) noexcept;
   ChatTemplate& operator=(ChatTemplate&&) noexcept;
+
+  /// What the reply to a prompt of this template, or to one that ends so, begins with.
+  Thought thought_behind(std::string_view prompt) const;
 
   /// The prompt for a conversation. `messages`: array of objects with "role" and "content";
   /// `tools`: array of definitions or null; `variables`: an object of further variables, such as

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/error.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_impl.h"
 
@@ -22,6 +23,8 @@ struct Detokenizer::State {
 
   bool marks = true;  // a leading mark is still left out
 
+  /// The bytes that `id` adds; `raw`: they may be parts of characters.
+  std::string surface(int id, bool& raw);
   void strip_mark(std::string& piece, bool all);
   std::string push_bytes(std::string_view more, bool final);
   std::string push_window(int id);
@@ -84,25 +87,41 @@ std::string Detokenizer::State::push_window(int id) {
   return fresh;
 }
 
+std::string Detokenizer::State::surface(int id, bool& raw) {
+  const Tokenizer::Impl& impl = *tokenizer.impl_;
+  const Decoder::Streaming& rule = impl.decoder.streaming();
+  std::string text(impl.decoder_piece(id));
+  if (rule.first_mark && marks) strip_mark(text, rule.all_marks);
+  for (const Decoder::Rewrite& rewrite : rule.rewrites) text = rewrite(text, first);
+  first = false;
+  const int byte = rule.byte_tokens && !rule.byte_letters ? byte_of_token(text) : -1;
+  raw = rule.byte_letters || byte >= 0;
+  if (byte >= 0) return {static_cast<char>(byte)};
+  return rule.byte_letters ? bytes_of_letters(text) : text;
+}
+
 std::string Detokenizer::push(int id) {
   State& s = *state_;
   const Tokenizer::Impl& impl = *s.tokenizer.impl_;
   if (!impl.has(id)) return "";
-  const std::string_view piece = impl.decoder_piece(id);
-  if (s.skip_special && impl.added.is_special_piece(piece)) return "";
-  const Decoder::Streaming& rule = impl.decoder.streaming();
-  if (!rule.possible) return s.push_window(id);
-  std::string text(piece);
-  if (rule.first_mark && s.marks) s.strip_mark(text, rule.all_marks);
-  for (const Decoder::Rewrite& rewrite : rule.rewrites) text = rewrite(text, s.first);
-  s.first = false;
-  if (rule.byte_letters) return s.strip(s.push_bytes(bytes_of_letters(text), false));
-  const int byte = rule.byte_tokens ? byte_of_token(text) : -1;
-  if (byte >= 0) {
-    const char raw = static_cast<char>(byte);
-    return s.strip(s.push_bytes({&raw, 1}, false));
-  }
-  return s.strip(s.push_bytes("", true) + text);
+  if (s.skip_special && impl.added.is_special_piece(impl.decoder_piece(id))) return "";
+  if (!impl.decoder.streaming().possible) return s.push_window(id);
+  bool raw = false;
+  const std::string text = s.surface(id, raw);
+  return s.strip(raw ? s.push_bytes(text, false) : s.push_bytes("", true) + text);
+}
+
+std::string Tokenizer::bytes_of(int id, bool first) const {
+  if (!impl_->has(id) || impl_->added.is_special_piece(impl_->decoder_piece(id))) return "";
+  if (!impl_->decoder.streaming().possible)
+    fail(
+        "{}: what a token adds to a text depends on its neighbours, so replies cannot be "
+        "constrained",
+        impl_->name);
+  Detokenizer::State state{
+      .tokenizer = *this, .skip_special = true, .first = first, .stripping = first, .marks = first};
+  bool raw = false;
+  return state.strip(state.surface(id, raw));
 }
 
 std::string Detokenizer::flush() {

@@ -73,6 +73,11 @@ class Tokenizer {
   /// leaves out special tokens. For a reply that grows token by token use Detokenizer.
   std::string decode(std::span<const int> ids, bool skip_special) const;
 
+  /// The bytes that `id` adds to a text that has begun, or, `first`, to one that it begins, as a
+  /// Detokenizer gives them; they may be a part of a character. Nothing for special tokens. Throws
+  /// Error where what a token adds depends on its neighbours.
+  std::string bytes_of(int id, bool first) const;
+
   /// One more than the largest id, added tokens included.
   int size() const;
 
@@ -119,6 +124,7 @@ class Detokenizer {
   std::string flush();
 
  private:
+  friend class Tokenizer;  // whose bytes_of() is a step of it
   struct State;
   std::unique_ptr<State> state_;
 };
