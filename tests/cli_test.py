@@ -779,6 +779,24 @@ class Run(Case):
         best = int(logits[-1].argmax())
         self.assertEqual(out["tokens"][:1], [] if best in stop else [best])
 
+    def test_a_reply_is_what_an_option_says(self):
+        schema, grammar = self.folder / "schema.json", self.folder / "colours.gbnf"
+        schema.write_text('{"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}')
+        grammar.write_text('root ::= colour (" and " colour){2}\ncolour ::= "red" | "green"\n')
+        for seed in range(4):
+            def reply(*flags):
+                return harness.sala("run", self.good, "-p", "hello", "--temp", 1.5, "--seed", seed, *flags).removesuffix("\n")
+            self.assertIn(json.loads(reply("--json-schema-file", schema)), ({"n": 1}, {"n": 2}))
+            self.assertIn(reply("-j", '{"enum": ["a", "b"]}'), ('"a"', '"b"'))
+            self.assertRegex(reply("--grammar-file", grammar, "--raw"), r"\A(red|green)( and (red|green)){2}\Z")
+            # Drafts change nothing of it.
+            self.assertEqual(*(reply("--grammar-file", grammar, "--draft-max", most) for most in (0, 15)))
+        self.refused(FAILED, ["--json-schema", "multipleOf"], "run", self.good, "-p", "x", "-j", '{"multipleOf": 3}')
+        self.refused(FAILED, ["--json-schema", "not valid JSON"], "run", self.good, "-p", "x", "-j", "{")
+        grammar.write_text("root ::= x")
+        self.refused(FAILED, ["colours.gbnf", 'no rule "x"'], "run", self.good, "-p", "x", "--grammar-file", grammar)
+        self.refused(2, ["excludes"], "run", self.good, "-p", "x", "--grammar-file", grammar, "-j", "{}")
+
     def test_seed(self):
         def reply(seed):
             return harness.sala("run", self.good, "-p", "hello", "-n", 20, "--temp", 1.5, "--seed", seed)

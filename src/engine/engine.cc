@@ -333,6 +333,7 @@ void Engine::end(uint64_t id, ReplyEvent event) {
   if (event.error.empty()) {
     event.text += task.writer.flush();
     if (const auto finish = task.writer.finish()) event.finish = finish;
+    event.stopped_by = task.writer.stopped_by();
   }
   const auto now = Clock::now();
   Usage& usage = task.usage;

@@ -7,10 +7,13 @@
 #include <future>
 #include <mutex>
 #include <random>
+#include <regex>
 
 #include "base/error.h"
 #include "engine/generate.h"
 #include "engine/testing.h"
+#include "grammar/constraints.h"
+#include "grammar/pattern.h"
 
 namespace sala {
 namespace {
@@ -174,6 +177,43 @@ TEST_P(EngineTest, ACrowdGetsWhatEachGetsAlone) {
   EXPECT_GT(counters.preemptions, 0);
   EXPECT_GT(counters.cached_tokens, 0);
   EXPECT_EQ(counters.requests, 2 * kCrowd);
+}
+
+TEST_P(EngineTest, ConstrainedRepliesAreTheSameInACrowd) {
+  constexpr int kCrowd = 24;
+  const Constraints constraints(*tokenizer_, config_.vocab);
+  const std::vector<std::pair<const char*, std::regex>> forms = {
+      {"[0-9]{4}:[A-F]+(ab|cd)*;", std::regex("[0-9]{4}:[A-F]+(ab|cd)*;")},
+      {"(abc|de)=(0|1){12,40}", std::regex("(abc|de)=(0|1){12,40}")},
+      {"[a-l]{3}", std::regex("[a-l]{3}")}};
+  std::vector<Request> requests;
+  for (int i = 0; i < kCrowd; ++i) {
+    Request r = request(i);
+    r.reply.stop = {40};  // "X", which no form has
+    r.reply.limit = 100;
+    if (i % 4 == 0) r.reply.logprobs = -1;
+    if (i % 5 == 0) r.reply.sampling.frequency_penalty = 0.5;
+    if (i % 6 == 5) r.reply.sampling.temperature = 0.0;
+    r.reply.constraint =
+        constraints.of(parse_pattern(forms[static_cast<size_t>(i % 3)].first, true));
+    requests.push_back(std::move(r));
+  }
+  std::vector<Answer> want;
+  for (const Request& one : requests) want.push_back(alone(one));
+  Runner runner(*model_, *device_, options(300));
+  Scheduler::Limits drafting = limits();
+  drafting.step_drafts = 5;
+  Engine engine(runner, *tokenizer_, drafting, 2 * kCrowd);
+  const std::vector<Listener> got = run_all(engine, requests);
+  int whole = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_EQ(got[i].tokens, want[i].tokens) << "request " << i;
+    const std::string text = tokenizer_->decode(got[i].tokens, true);
+    if (got[i].last.finish == Finish::length) continue;
+    ++whole;
+    EXPECT_TRUE(std::regex_match(text, forms[i % 3].second)) << text;
+  }
+  EXPECT_GT(whole, kCrowd / 2);
 }
 
 TEST_P(EngineTest, DraftsChangeNoReply) {

@@ -29,7 +29,8 @@ class Reply {
                  .sampling = options.sampling,
                  .stop = {options.stop.begin(), options.stop.end()},
                  .stop_strings = options.stop_strings,
-                 .logprobs = options.logprobs}),
+                 .logprobs = options.logprobs,
+                 .constraint = options.constraint}),
         logits_(static_cast<size_t>(runner.model().config().vocab)),
         text_(prompt.begin(), prompt.end()),
         drafter_(runner.options().draft) {}

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -33,6 +34,7 @@ struct GenerateOptions {
   std::span<const int> stop{};              ///< tokens that end the reply
   std::vector<std::string> stop_strings{};  ///< texts that end it
   int64_t logprobs = -1;  ///< how many of the most likely tokens to tell at each place; -1: nothing
+  std::optional<Constraint> constraint{};  ///< what the reply may be
   std::span<const int64_t>
       marks{};  ///< lengths of the prompt at which a later one may part from it
   std::function<void(const std::string& text)> on_text{};  ///< whole characters, as they come

@@ -36,8 +36,9 @@ struct ReplyEvent {
   std::vector<Logprobs> logprobs{};  ///< of `tokens`, where asked for
   std::string text{};                ///< what has become certain
   std::optional<Finish> finish{};
-  std::string error{};  ///< why it could not be finished; empty: nothing went wrong
-  Usage usage{};        ///< so far
+  std::string stopped_by{};  ///< the stop string that ended it; empty: none did
+  std::string error{};       ///< why it could not be finished; empty: nothing went wrong
+  Usage usage{};             ///< so far
 };
 
 /// A prompt to be answered.

@@ -109,16 +109,15 @@ bool FallingOrder::extend() {
   return true;
 }
 
-Sampler::Sampler(SamplingParams params, int64_t vocab) : params_(std::move(params)) {
+Sampler::Sampler(SamplingParams params, int64_t vocab)
+    : params_(std::move(params)), vocab_(static_cast<size_t>(vocab)) {
   SALA_CHECK(vocab <= kMostVocabulary, "a vocabulary of {} tokens, at most {}", vocab,
              kMostVocabulary);
   check(params_, vocab);
-  const auto size = static_cast<size_t>(vocab);
   if (penalises()) {
-    reply_count_.assign(size, 0);
-    touched_.assign(size, false);
+    reply_count_.assign(vocab_, 0);
+    touched_.assign(vocab_, false);
   }
-  if (penalises() || !params_.logit_bias.empty()) adjusted_.resize(size);
 }
 
 bool Sampler::penalises() const {
@@ -144,9 +143,10 @@ void Sampler::accept(int token) {
   ++reply_count_[static_cast<size_t>(token)];
 }
 
-std::span<const float> Sampler::adjust(std::span<const float> logits) {
-  if (adjusted_.empty()) return logits;
-  std::ranges::copy(logits, adjusted_.begin());
+std::span<const float> Sampler::adjust(std::span<const float> logits,
+                                       std::span<const uint64_t> allowed) {
+  if (!changes_logits() && allowed.empty()) return logits;
+  adjusted_.assign(logits.begin(), logits.end());
   for (const auto& [token, bias] : params_.logit_bias) {
     float& logit = adjusted_[static_cast<size_t>(token)];
     logit = static_cast<float>(logit + bias);
@@ -159,6 +159,8 @@ std::span<const float> Sampler::adjust(std::span<const float> logits) {
       logit -= params_.frequency_penalty * count + params_.presence_penalty;
     adjusted_[i] = static_cast<float>(logit);
   }
+  for (size_t i = 0; !allowed.empty() && i < adjusted_.size(); ++i)
+    if ((allowed[i / 64] >> (i % 64) & 1) == 0) adjusted_[i] = -kInfinity;
   return adjusted_;
 }
 
@@ -187,10 +189,9 @@ float Sampler::largest_of(std::span<const float> logits) const {
   return largest;
 }
 
-int Sampler::sample(std::span<const float> logits) {
-  SALA_CHECK(adjusted_.empty() || adjusted_.size() == logits.size(), "{} logits, {} expected",
-             logits.size(), adjusted_.size());
-  const std::span<const float> adjusted = adjust(logits);
+int Sampler::sample(std::span<const float> logits, std::span<const uint64_t> allowed) {
+  SALA_CHECK(logits.size() == vocab_, "{} logits, {} expected", logits.size(), vocab_);
+  const std::span<const float> adjusted = adjust(logits, allowed);
   const float largest = largest_of(adjusted);
   if (params_.temperature < kGreedyBelow)
     return static_cast<int>(std::ranges::find(adjusted, largest) - adjusted.begin());
@@ -232,7 +233,7 @@ int Sampler::draw(std::span<const float> logits, float largest) {
 }
 
 std::optional<SampleRow> Sampler::row(int64_t ahead) const {
-  if (!adjusted_.empty()) return std::nullopt;
+  if (changes_logits()) return std::nullopt;
   return SampleRow{.temperature = params_.temperature,
                    .top_p = params_.top_p,
                    .min_p = params_.min_p,

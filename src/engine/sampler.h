@@ -85,9 +85,10 @@ class Sampler {
   /// Tells the prompt, for the repetition penalty. Ids are in the vocabulary.
   void see_prompt(std::span<const int> tokens);
 
-  /// The next token from its logits [vocab]. Throws Error when they hold NaN or +infinity, or
-  /// nothing but -infinity (a token that must not come has -infinity).
-  int sample(std::span<const float> logits);
+  /// The next token from its logits [vocab]; `allowed` has a bit for each token, which says whether
+  /// it may come; empty: all may. Throws Error when they hold NaN or +infinity, or nothing but
+  /// -infinity (a token that must not come has -infinity).
+  int sample(std::span<const float> logits, std::span<const uint64_t> allowed = {});
 
   /// The next draw, or the one `ahead` tokens behind it, for the op `sample` (ops/sample.h), which
   /// chooses the token that sample() would; nothing where penalties or a bias change logits, which
@@ -106,17 +107,19 @@ class Sampler {
 
  private:
   bool penalises() const;
+  bool changes_logits() const { return penalises() || !params_.logit_bias.empty(); }
   void touch(int token);
-  std::span<const float> adjust(std::span<const float> logits);
+  std::span<const float> adjust(std::span<const float> logits, std::span<const uint64_t> allowed);
   float largest_of(std::span<const float> logits) const;
   int draw(std::span<const float> logits, float largest);
 
   SamplingParams params_;
+  size_t vocab_;
   uint64_t length_ = 0;
   std::vector<int32_t> reply_count_;  ///< [vocab], empty where no penalty asks
   std::vector<bool> touched_;         ///< [vocab]: is in touched_tokens_
   std::vector<int> touched_tokens_;   ///< the distinct tokens that a penalty changes
-  std::vector<float> adjusted_;       ///< [vocab], empty where nothing changes logits
+  std::vector<float> adjusted_;       ///< [vocab], empty where nothing has changed logits
   std::vector<uint64_t> weights_;     ///< of the order's entries, as far as they were asked for
   FallingOrder order_;
 };

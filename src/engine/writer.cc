@@ -23,19 +23,22 @@ Writer::Writer(const Tokenizer& tokenizer, std::span<const int> prompt, int64_t 
                const ReplyOptions& options)
     : options_(options),
       sampler_(options.sampling, vocab),
-      detokenizer_(tokenizer),
+      detokenizer_(tokenizer, !options.show_special),
       stops_(options.stop_strings) {
   sampler_.see_prompt(prompt);
+  if (options_.constraint) matcher_.emplace(*options_.constraint, options_.stop);
   if (options_.limit <= 0) finish_ = Finish::length;
 }
 
 std::optional<SampleRow> Writer::draw(int64_t ahead) const {
-  return options_.logprobs >= 0 ? std::nullopt : sampler_.row(ahead);
+  return options_.logprobs >= 0 || matcher_ ? std::nullopt : sampler_.row(ahead);
 }
 
 Writer::Piece Writer::next(std::span<const float> logits, int drawn) {
   SALA_CHECK(!finish_, "the reply is over");
-  const int token = drawn == kNoToken ? sampler_.sample(logits) : drawn;
+  const std::span<const uint64_t> allowed =
+      matcher_ ? matcher_->allowed() : std::span<const uint64_t>();
+  const int token = drawn == kNoToken ? sampler_.sample(logits, allowed) : drawn;
   if (std::ranges::find(options_.stop, token) != options_.stop.end()) {
     finish_ = Finish::stop;
     return {};
@@ -43,8 +46,9 @@ Writer::Piece Writer::next(std::span<const float> logits, int drawn) {
   Piece piece{.token = token, .logprobs = {}, .text = {}};
   if (options_.logprobs >= 0) piece.logprobs = sampler_.logprobs(logits, token, options_.logprobs);
   sampler_.accept(token);
+  if (matcher_) matcher_->accept(token);
   piece.text = stops_.push(detokenizer_.push(token));
-  if (stops_.found())
+  if (stops_.found() || (matcher_ && matcher_->must_end()))
     finish_ = Finish::stop;
   else if (++written_ >= options_.limit)
     finish_ = Finish::length;
@@ -64,6 +68,11 @@ int64_t Writer::follow(std::span<const int> draft, In logits, int drawn,
     ++came;
   }
   return came;
+}
+
+std::string Writer::stopped_by() const {
+  return stops_.found() ? options_.stop_strings[static_cast<size_t>(stops_.matched())]
+                        : std::string();
 }
 
 std::string Writer::flush() {

@@ -10,6 +10,7 @@
 
 #include "engine/sampler.h"
 #include "engine/stop.h"
+#include "grammar/matcher.h"
 #include "tensor/tensor.h"
 #include "text/tokenizer.h"
 
@@ -27,7 +28,9 @@ struct ReplyOptions {
   SamplingParams sampling{};
   std::vector<int> stop{};                  ///< tokens that end the reply
   std::vector<std::string> stop_strings{};  ///< texts that end it
+  bool show_special = false;  ///< special tokens are text too: some models mark calls by them
   int64_t logprobs = -1;  ///< how many of the most likely tokens to tell at each place; -1: nothing
+  std::optional<Constraint> constraint{};  ///< what the reply may be; it ends where it must
 };
 
 /// Writes one reply: chooses each token from its logits, and says which text has become certain and
@@ -60,6 +63,8 @@ class Writer {
 
   /// Why the reply is over, once it is.
   std::optional<Finish> finish() const { return finish_; }
+  /// The stop string that ended it; empty where none did.
+  std::string stopped_by() const;
   /// Text that was still waiting, to be asked for once at the end; may find a stop string.
   std::string flush();
 
@@ -68,6 +73,7 @@ class Writer {
   Sampler sampler_;
   Detokenizer detokenizer_;
   StopStrings stops_;
+  std::optional<Matcher> matcher_;
   int64_t written_ = 0;
   std::optional<Finish> finish_;
 };

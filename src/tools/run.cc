@@ -12,6 +12,7 @@
 #include "engine/generate.h"
 #include "tools/block_trace.h"
 #include "tools/command.h"
+#include "tools/constraint_flags.h"
 #include "tools/output_file.h"
 #include "tools/sampling_flags.h"
 #include "tools/session_flags.h"
@@ -24,6 +25,7 @@ struct RunCommand {
   ModelOptions model{.compute = "auto", .kv = "auto"};
   std::string prompt, file, system, trace_blocks;
   SamplingFlags sampling;
+  ConstraintFlags constraint;
   int64_t limit = 512, logprobs = -1;
   bool raw = false, json = false, save = false;
   SessionFlags session;
@@ -148,7 +150,8 @@ Generation RunCommand::answer(Runner& runner, Hold& hold, const ModelFiles& file
                        .sampling = sampling.over(files.sampling),
                        .stop = files.stop,
                        .stop_strings = sampling.stops,
-                       .logprobs = logprobs};
+                       .logprobs = logprobs,
+                       .constraint = constraint.over(files, tokens, raw)};
   what.on_prompt_progress = prompt_progress(std::ssize(tokens) - hold.length());
   what.cancelled = [&] { return interrupts.requested(); };
   if (!json) {
@@ -235,6 +238,7 @@ void add_run(CLI::App& app) {
       ->check(number_from(int64_t{0}, int64_t{1} << 30))
       ->capture_default_str();
   run->sampling.add_to(command);
+  run->constraint.add_to(command);
   command
       .add_option(
           "--logprobs", run->logprobs,

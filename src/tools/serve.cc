@@ -1,4 +1,4 @@
-// sala serve: answers OpenAI's API over HTTP.
+// sala serve: answers OpenAI's and Anthropic's APIs over HTTP.
 #include <poll.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -251,7 +251,8 @@ void ServeCommand::run() {
 }  // namespace
 
 void add_serve(CLI::App& app) {
-  CLI::App& command = *app.add_subcommand("serve", "Answer OpenAI's API over HTTP");
+  CLI::App& command =
+      *app.add_subcommand("serve", "Answer OpenAI's and Anthropic's APIs over HTTP");
   auto serve = std::make_shared<ServeCommand>();
   serve->model.add_to(command);
   serve->model.add_draft_to(command);
