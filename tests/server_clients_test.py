@@ -1,18 +1,26 @@
 """Programs of others against `sala serve`, unmodified, each skipped where it is not installed (docs/serving.md says how to):
-schemathesis, which sends whatever the OpenAPI document allows; lm-eval; locust; haproxy in front of two replicas."""
+schemathesis, which sends whatever the OpenAPI document allows; lm-eval; locust; haproxy in front of two replicas; Claude Code and
+Codex, which talk to a model that says what it is told to."""
 import concurrent.futures
+import importlib.util
 import json
 import os
 import pathlib
+import re
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import unittest
 import urllib.error
 import urllib.request
 
 import harness
+import scripted_model
+import server_agents_test
 import tiny_model
 from server_test import Server
 
@@ -101,6 +109,49 @@ class Caller(HttpUser):
             stats = json.loads(said[said.index("[\n"):said.rindex("]") + 1])
             self.assertGreater(stats[0]["num_requests"], 0)
             self.assertEqual(stats[0]["num_failures"], 0)
+
+
+class Agents(unittest.TestCase):
+    """Agents that ask, call a tool that they do not have, hear so, and tell the answer."""
+
+    def program(self, name, package, module, file):
+        spec = importlib.util.find_spec(module)
+        bundled = spec and pathlib.Path(spec.origin).parent / file
+        found = str(bundled) if bundled and bundled.exists() else shutil.which(name)
+        return found or self.skipTest(f"pip install {package}")
+
+    def talk(self, command):
+        """What an agent says; `command` gives what to run and its environment, for the server's port."""
+        with tempfile.TemporaryDirectory() as scratch:
+            home, model = pathlib.Path(scratch) / "home", pathlib.Path(scratch) / "told"
+            home.mkdir()
+            model.mkdir()
+            scripted_model.make(model, server_agents_test.REPLIES, special=server_agents_test.SPECIAL)
+            with Server(model, "--ctx-size", 400000) as server:  # its vocabulary has hardly more than letters
+                words, variables = command(server.port)
+                done = subprocess.run([*words, server_agents_test.QUESTION], cwd=home, env=harness.ENVIRONMENT | {"HOME": str(home)} | variables,
+                                      stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", timeout=600)
+                self.assertEqual(done.returncode, 0, (done.stdout + done.stderr)[-6000:])
+        # All of the first turn is known in the second one.
+        numbers = [[int(re.search(rf" {name}=(\d+)", line)[1]) for name in ("prompt", "generated", "cached")]
+                   for line in server.said if line.startswith("request ")]
+        self.assertEqual(len(numbers), 2, server.said)
+        self.assertGreaterEqual(numbers[1][2], numbers[0][0] + numbers[0][1] - 1)
+        return done.stdout.strip()
+
+    def test_claude_code(self):
+        claude = self.program("claude", "claude-agent-sdk", "claude_agent_sdk", "_bundled/claude")
+        said = self.talk(lambda port: ([claude, "-p"], {"ANTHROPIC_BASE_URL": f"http://127.0.0.1:{port}", "ANTHROPIC_API_KEY": "none",
+                                                        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}))
+        self.assertEqual(said, "It is blue.")
+
+    def test_codex(self):
+        codex = self.program("codex", "openai-codex-cli-bin", "codex_cli_bin", "bin/codex")
+        guide = (harness.ROOT / "docs" / "serving.md").read_text()
+        options = shlex.split(re.search(r"(?m)^codex (-c .*)$", guide)[1])
+        said = self.talk(lambda port: ([codex, "exec", "--skip-git-repo-check",
+                                        *(word.replace("NAME", "told").replace(":8000", f":{port}") for word in options)], {}))
+        self.assertEqual(said, "It is blue.")
 
 
 def haproxy_configuration(port, one, two):

@@ -197,6 +197,37 @@ class Serve(tiny_model.WithModel):
         self.assertEqual(run["prompt_tokens"] - json.loads(harness.sala("run", self.model, "-p", "hi", "-n", 1, "--json"))["prompt_tokens"],
                          len("<|im_end|>"))
 
+    def test_a_reply_is_what_its_request_says(self):
+        schema = {"type": "object", "properties": {"on": {"type": "boolean"}, "n": {"type": "integer", "minimum": 3, "maximum": 12},
+                                                   "of": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3}},
+                  "required": ["on", "n", "of"]}
+        said = set()
+        for seed in range(5):
+            fields = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}, "seed": seed,
+                      "temperature": 1.5, "max_tokens": 400}
+            choice = self.server.chat(**fields)["choices"][0]
+            self.assertEqual(choice["finish_reason"], "stop", choice)
+            value = json.loads(choice["message"]["content"])
+            self.assertEqual(list(value), ["on", "n", "of"])
+            self.assertIn(value["on"], (True, False))
+            self.assertTrue(3 <= value["n"] <= 12 and len(value["of"]) <= 3 and set(value["of"]) <= {"a", "b"}, value)
+            said.add(choice["message"]["content"])
+            streamed = "".join(piece["choices"][0]["delta"].get("content") or "" for piece in self.server.stream(**fields))
+            self.assertEqual(streamed, choice["message"]["content"])
+        self.assertGreater(len(said), 2)
+        for fields, form in (({"guided_regex": "[0-9]{3}-[a-f]+x"}, r"[0-9]{3}-[a-f]+x"), ({"guided_choice": ["yes", "no"]}, "yes|no"),
+                             ({"grammar": 'root ::= "(" root ")" | "0"'}, r"\(*0\)*")):
+            for path, prompt in (("/v1/chat/completions", {"messages": HELLO}), ("/v1/completions", {"prompt": "hello"})):
+                status, answer = self.server.ask("POST", path, prompt | fields | {"max_tokens": 200, "n": 3})
+                self.assertEqual(status, 200, answer)
+                for choice in answer["choices"]:
+                    text = choice["message"]["content"] if "message" in choice else choice["text"]
+                    self.assertTrue(choice["finish_reason"] == "length" or re.fullmatch(form, text), text)
+        for fields, param in (({"guided_json": {"not": {}}}, "guided_json"), ({"guided_regex": "a", "grammar": "b"}, "grammar"),
+                              ({"guided_json": {"minimum": 2, "maximum": 1}}, "guided_json")):
+            status, answer = self.server.ask("POST", "/v1/completions", {"prompt": "x"} | fields)
+            self.assertEqual((status, answer["error"]["param"]), (400, param), answer)
+
     def test_stop_strings_end_a_reply(self):
         text = self.server.chat()["choices"][0]["message"]["content"]
         cut = self.server.chat(stop=text[3:5])["choices"][0]
@@ -234,7 +265,7 @@ class Serve(tiny_model.WithModel):
     def test_refuses_by_name(self):
         post = lambda body, path="/v1/chat/completions": self.server.ask("POST", path, body)  # noqa: E731
         for body, status, words in (("{", 400, "line 1"), ({"messages": HELLO, "n": 99}, 400, "from 1 to 8"),
-                                    ({"messages": HELLO, "response_format": {"type": {}}}, 400, "text only"), ({"messages": HELLO, "model": "gpt"}, 404, '"tiny"'), ({"messages": []}, 400, "messages"),
+                                    ({"messages": HELLO, "response_format": {"type": {}}}, 400, "json_schema"), ({"messages": HELLO, "model": "gpt"}, 404, '"tiny"'), ({"messages": []}, 400, "messages"),
                                     ({"messages": HELLO, "logit_bias": {"99999": 1}}, 400, "99999"),
                                     ({"messages": [{"role": "user", "content": "a" * 9000}]}, 400, "room for"),
                                     ("[" * 100000, 400, "deep")):

@@ -3,11 +3,13 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
 #include "base/json.h"
 #include "engine/request.h"
+#include "server/reply_form.h"
 #include "text/chat_template.h"
 
 namespace sala {
@@ -34,15 +36,21 @@ struct Completion {
   bool ignore_eos = false;  ///< then the reply ends at stop_tokens only
   std::vector<int> stop_tokens{};
   bool logprobs = false;  ///< as reply.logprobs says
-  std::string session;    ///< what the client calls its conversation; may be empty
+  ReplyForm form{};
+  std::string session;  ///< what the client calls its conversation; may be empty
 };
 
-/// POST /v1/chat/completions.
+/// A chat, whatever API it came by.
 struct ChatCompletion : Completion {
   OrderedJson messages;
-  OrderedJson tools;      ///< null where there are none
-  OrderedJson variables;  ///< of the chat template
-  std::string expected;   ///< what the reply may say; may be empty
+  OrderedJson tools;  ///< as OpenAI's chat completions have them; null where there are none
+  OrderedJson variables = OrderedJson::object();  ///< of the chat template
+  std::string expected;                           ///< what the reply may say; may be empty
+  bool must_call = false;  ///< the reply is calls of tools, of this one if it has a name
+  std::string must_call_tool;
+  bool one_call = false;       ///< of a tool, at most: what follows it is dropped
+  bool keep_thoughts = false;  ///< a response carries its thought for the client to send back
+  OrderedJson told;            ///< what a response says again of its request
 };
 
 /// POST /v1/completions.
@@ -58,8 +66,14 @@ struct TextCompletion : Completion {
 /// Bounds of what a request may ask for.
 inline constexpr int kMostChoices = 8, kMostStops = 16, kMostLogprobs = 20, kMostPrompts = 128;
 
-/// Parse a body. `defaults` is how the model's authors sample. Throw ApiError.
+/// Begins what a response gives its client to keep as a thought's `encrypted_content`.
+inline constexpr std::string_view kKeptThought = "sala-thought:";
+
+/// Parse a body of POST /v1/chat/completions, /v1/messages (Anthropic's), /v1/responses and
+/// /v1/completions. `defaults` is how the model's authors sample. Throw ApiError.
 ChatCompletion parse_chat(const std::string& body, const SamplingParams& defaults);
+ChatCompletion parse_messages(const std::string& body, const SamplingParams& defaults);
+ChatCompletion parse_responses(const std::string& body, const SamplingParams& defaults);
 TextCompletion parse_text(const std::string& body, const SamplingParams& defaults);
 
 /// A body that must be a JSON object. Throws ApiError.

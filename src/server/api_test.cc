@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "grammar/grammar.h"
+#include "grammar/recogniser.h"
 #include "server/thinking.h"
 
 namespace sala {
@@ -95,9 +97,20 @@ TEST(Api, RefusesByName) {
       "stop", "at most 16");
   expect_refused(chat(R"("logit_bias":{"x":1})"), "logit_bias", "token id");
   expect_refused(chat(R"("logit_bias":{"1":101})"), "logit_bias", "-100 to 100");
-  expect_refused(chat(R"("response_format":{"type":"json_object"})"), "response_format",
-                 "text only");
-  expect_refused(chat(R"("response_format":{"type":{}})"), "response_format", "text only");
+  expect_refused(chat(R"("response_format":{"type":{}})"), "response_format", "json_schema");
+  expect_refused(chat(R"("response_format":{"type":"json_schema"})"), "response_format",
+                 "with a schema");
+  expect_refused(chat(R"("response_format":{"type":"json_object"},"guided_regex":"a")"),
+                 "guided_regex", "send one");
+  expect_refused(chat(R"("structured_outputs":{"regex":"a","choice":["b"]})"),
+                 "structured_outputs.choice", "send one");
+  expect_refused(chat(R"("structured_outputs":{"lark":"a"})"), "structured_outputs.lark",
+                 "expected json");
+  expect_refused(chat(R"("guided_choice":[1])"), "guided_choice", "expected a text");
+  expect_refused(chat(R"("guided_choice":[])"), "guided_choice", "array");
+  expect_refused(chat(R"("grammar":5)"), "grammar", "expected a text");
+  expect_refused(chat(R"("tool_choice":"required")"), "tool_choice", "no tools");
+  expect_refused(chat(R"("tool_choice":"sometimes")"), "tool_choice", "expected");
   expect_refused(chat(R"("messages":[{"role":"user","content":[{"type":{},"text":""}]}])"),
                  "messages[0].content", "texts only");
   expect_refused([] { parse_chat("{}", {}); }, "messages", "missing");
@@ -115,13 +128,7 @@ TEST(Api, RefusesByName) {
 
 TEST(Api, RefusesWhatItWouldHaveToIgnore) {
   const std::vector<std::pair<const char*, const char*>> asked = {
-      {"tool_choice", R"("required")"},
-      {"tool_choice", R"({"type":"function","function":{"name":"f"}})"},
-      {"guided_json", R"({"type":"object"})"},
-      {"guided_choice", R"(["a"])"},
-      {"structured_outputs", R"({"regex":"a"})"},
-      {"grammar", R"("root ::= \"a\"")"},
-      {"json_schema", R"({"type":"object"})"},
+      {"functions", R"([{"name":"f"}])"},
       {"suffix", R"("end")"},
       {"best_of", "2"},
       {"min_tokens", "1"},
@@ -140,6 +147,71 @@ TEST(Api, RefusesWhatItWouldHaveToIgnore) {
   parse_text(R"({"prompt":"a","n":2,"best_of":2,"tool_choice":"none","echo":true})", {});
 }
 
+/// Whether replies of a request's form may be `text`.
+bool may_be(const ReplyForm& form, std::string_view text) {
+  Rules rules;
+  const Language language = language_of(form, rules);
+  Recogniser recogniser(std::make_shared<const Grammar>(language, rules));
+  Recogniser::Place place = recogniser.start();
+  for (const char c : text)
+    if ((place = recogniser.next(place, static_cast<uint8_t>(c))) == Recogniser::kNowhere)
+      return false;
+  return recogniser.may_end(place);
+}
+
+TEST(Api, ReadsWhatAReplyMayBe) {
+  struct Case {
+    const char *asked, *yes, *no;
+  };
+  const std::vector<Case> cases = {
+      {R"("response_format":{"type":"json_object"})", R"({"a":[1]})", "[]"},
+      {R"("response_format":{"type":"json_object","schema":{"const":1}})", "1", "2"},
+      {R"("response_format":{"type":"json_schema","json_schema":{"name":"n","strict":true,
+          "schema":{"type":"integer"}}})",
+       "15", "\"15\""},
+      {R"("response_format":{"type":"json_schema","schema":{"type":"null"}})", "null", "1"},
+      {R"("structured_outputs":{"json":{"type":"integer"},"disable_any_whitespace":true})", "1",
+       "a"},
+      {R"("structured_outputs":{"json":"{\"type\":\"integer\"}"})", "1", "a"},
+      {R"("structured_outputs":{"json_object":true})", "{}", "1"},
+      {R"("structured_outputs":{"regex":"a+"})", "aa", "ba"},
+      {R"("structured_outputs":{"choice":["a","b c"]})", "b c", "b"},
+      {R"("structured_outputs":{"grammar":"root ::= [0-9]+"})", "42", "x"},
+      {R"("guided_json":{"type":"boolean"})", "true", "1"},
+      {R"("guided_regex":"[ab]")", "a", "c"},
+      {R"("guided_choice":["x"])", "x", "y"},
+      {R"("guided_grammar":"root ::= \"a\"")", "a", "b"},
+      {R"("grammar":"root ::= \"a\"")", "a", "b"},
+      {R"("json_schema":{})", "[1, true]", "x"}};
+  for (const Case& c : cases)
+    for (const ReplyForm& form :
+         {parse_chat("{" + kHi + "," + c.asked + "}", {}).form,
+          parse_text(std::string(R"({"prompt":"a",)") + c.asked + "}", {}).form}) {
+      EXPECT_TRUE(may_be(form, c.yes)) << c.asked;
+      EXPECT_FALSE(may_be(form, c.no)) << c.asked;
+    }
+  EXPECT_TRUE(may_be(parse_responses(R"({"input":"a","text":{"format":{"type":"json_schema",
+      "name":"n","schema":{"const":1}}}})",
+                                     {})
+                         .form,
+                     "1"));
+  EXPECT_TRUE(may_be(parse_messages("{" + kHi + R"(,"output_config":{"format":{"type":
+      "json_schema","schema":{"const":1}}}})",
+                                    {})
+                         .form,
+                     "1"));
+  // What is wrong in a form is told with its field.
+  const auto language = [](const std::string& asked) {
+    return [=] {
+      Rules rules;
+      language_of(parse_chat("{" + kHi + "," + asked + "}", {}).form, rules);
+    };
+  };
+  expect_refused(language(R"("guided_json":{"not":{}})"), "guided_json", "\"not\"");
+  expect_refused(language(R"("guided_regex":"(")"), "guided_regex", "byte 1");
+  expect_refused(language(R"("grammar":"x")"), "grammar", "line 1");
+}
+
 TEST(Api, KnowsTheNamesOfOtherServers) {
   const TextCompletion c = parse_text(R"({"prompt":"a","n_predict":9,"stop_token_ids":[3,4]})", {});
   EXPECT_EQ(c.limit, 9);
@@ -149,6 +221,222 @@ TEST(Api, KnowsTheNamesOfOtherServers) {
                  "stop_token_ids", "-1");
   expect_refused([] { parse_text(R"({"prompt":"a","stop_token_ids":5})", {}); }, "stop_token_ids",
                  "array");
+}
+
+const std::string kTool =
+    R"({"type":"function","function":{"name":"look","parameters":{"type":"object"}}})";
+
+/// A conversation with a call, as each API tells it.
+const std::string kChatCalls = R"("messages":[{"role":"system","content":"Be brief."},
+    {"role":"user","content":"What is there?"},
+    {"role":"assistant","content":null,"reasoning_content":"Where?",
+     "tool_calls":[{"id":"c1","type":"function","function":{"name":"look","arguments":"{\"at\":\"sea\"}"}}]},
+    {"role":"tool","tool_call_id":"c1","name":"look","content":"blue"}])";
+const std::string kMessagesCalls =
+    R"("max_tokens":5,"system":[{"type":"text","text":"Be brief."}],"messages":[
+    {"role":"user","content":"What is there?"},
+    {"role":"assistant","content":[{"type":"thinking","thinking":"Where?","signature":"s"},
+      {"type":"redacted_thinking","data":"x"},{"type":"tool_use","id":"c1","name":"look","input":{"at":"sea"}}]},
+    {"role":"user","content":[{"type":"tool_result","tool_use_id":"c1","content":[{"type":"text","text":"blue"}]}]}])";
+const std::string kResponsesCalls = R"("instructions":"Be brief.","input":[
+    {"role":"user","content":[{"type":"input_text","text":"What is there?"}]},
+    {"type":"reasoning","summary":[],"content":[{"type":"reasoning_text","text":"Where?"}]},
+    {"type":"function_call","call_id":"c1","name":"look","arguments":"{\"at\":\"sea\"}"},
+    {"type":"function_call_output","call_id":"c1","output":"blue"}])";
+
+/// Messages with their fields in one order.
+Json sorted(const OrderedJson& messages) { return Json::parse(messages.dump()); }
+
+TEST(Api, ToolsAreCalledAndAnswered) {
+  const ChatCompletion c = parse_chat("{" + kChatCalls + R"(,"tools":[)" + kTool + "]}", {});
+  EXPECT_EQ(c.messages[2]["content"], "");
+  EXPECT_EQ(c.messages[2]["tool_calls"][0]["function"]["name"], "look");
+  EXPECT_EQ(c.messages[2]["tool_calls"][0]["function"]["arguments"]["at"], "sea");
+  EXPECT_EQ(c.messages[3]["tool_call_id"], "c1");
+  EXPECT_EQ(c.tools.size(), 1U);
+  EXPECT_FALSE(c.one_call);
+  const auto with = [](const std::string& more) {
+    return parse_chat("{" + kHi + R"(,"tools":[)" + kTool + "]," + more + "}", {});
+  };
+  EXPECT_TRUE(with(R"("tool_choice":"none")").tools.is_null());
+  EXPECT_EQ(with(R"("tool_choice":"auto")").tools.size(), 1U);
+  EXPECT_FALSE(with(R"("tool_choice":"auto")").must_call);
+  EXPECT_TRUE(with(R"("tool_choice":"required")").must_call);
+  EXPECT_EQ(with(R"("tool_choice":{"type":"function","function":{"name":"look"}})").must_call_tool,
+            "look");
+  EXPECT_TRUE(with(R"("parallel_tool_calls":false)").one_call);
+  for (const char* calls : {R"("x")", R"([5])", R"([{"id":"c"}])", R"([{"function":{"name":5}}])"})
+    expect_refused(
+        [&] {
+          parse_chat(
+              fmt::format(R"({{"messages":[{{"role":"assistant","tool_calls":{}}}]}})", calls), {});
+        },
+        "messages[0].tool_calls", "expected");
+  parse_chat(R"({"messages":[{"role":"assistant","content":"a","tool_calls":null}]})", {});
+}
+
+TEST(Api, AConversationIsTheSameInEveryApi) {
+  const Json chat = sorted(parse_chat("{" + kChatCalls + "}", {}).messages);
+  EXPECT_EQ(sorted(parse_messages("{" + kMessagesCalls + "}", {}).messages), chat);
+  EXPECT_EQ(sorted(parse_responses("{" + kResponsesCalls + "}", {}).messages), chat);
+}
+
+TEST(Api, ReadsAnthropicsMessages) {
+  const ChatCompletion c = parse_messages(
+      R"({"model":"claude-x","max_tokens":9,"stop_sequences":["END"],"temperature":0.5,"top_k":3,"top_p":0.9,"stream":true,
+          "metadata":{"user_id":"u"},"thinking":{"type":"disabled"},
+          "system":[{"type":"text","text":"x-anthropic-billing-header: cch=1;"},
+                    {"type":"text","text":"One.\nx-anthropic-billing-header: 2\nTwo.","cache_control":{"type":"ephemeral"}}],
+          "tools":[{"name":"look","description":"Looks.","input_schema":{"type":"object"}},{"type":"web_search_20250305","name":"w"}],
+          "tool_choice":{"type":"auto","disable_parallel_tool_use":true},
+          "messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]},
+                      {"role":"assistant","content":"c"},
+                      {"role":"user","content":[{"type":"tool_result","tool_use_id":"t","is_error":true,"content":"lost"},
+                                                {"type":"text","text":"d"}]}]})",
+      {});
+  EXPECT_EQ(c.limit, 9);
+  EXPECT_EQ(c.reply.stop_strings, std::vector<std::string>{"END"});
+  EXPECT_EQ(c.reply.sampling.temperature, 0.5);
+  EXPECT_EQ(c.reply.sampling.top_k, 3);
+  EXPECT_TRUE(c.stream && c.one_call);
+  EXPECT_EQ(c.variables["enable_thinking"], false);
+  ASSERT_EQ(c.tools.size(), 1U);
+  EXPECT_EQ(c.tools[0], OrderedJson::parse(
+                            R"({"type":"function","function":{"name":"look","description":"Looks.",
+                                "parameters":{"type":"object"}}})"));
+  EXPECT_EQ(c.messages, OrderedJson::parse(R"([{"role":"system","content":"One.\nTwo."},
+      {"role":"user","content":"a\nb"},{"role":"assistant","content":"c"},
+      {"role":"tool","tool_call_id":"t","content":"error: lost"},{"role":"user","content":"d"}])"));
+  const auto thinking = [](const char* type) {
+    return parse_messages("{" + kHi + R"(,"thinking":{"type":")" + type + "\"}}", {}).variables;
+  };
+  EXPECT_EQ(thinking("enabled")["enable_thinking"], true);
+  EXPECT_EQ(thinking("adaptive")["enable_thinking"], true);
+  EXPECT_TRUE(parse_messages("{" + kHi + R"(,"tool_choice":{"type":"none"},
+      "tools":[{"name":"f","input_schema":{}}]})",
+                             {})
+                  .tools.is_null());
+}
+
+TEST(Api, AMessageOfNothingIsOne) {
+  for (const char* content : {R"("")", "[]", R"([{"type":"text","text":""}])"})
+    for (const char* role : {"user", "assistant"})
+      EXPECT_EQ(
+          parse_messages(
+              fmt::format(R"({{"messages":[{{"role":"{}","content":{}}}]}})", role, content), {})
+              .messages,
+          OrderedJson::array({{{"role", role}, {"content", ""}}}));
+}
+
+TEST(Api, RefusesMessagesByName) {
+  const auto body = [](const std::string& more) {
+    return [=] { parse_messages("{" + kHi + "," + more + "}", {}); };
+  };
+  const auto block = [](const std::string& role, const std::string& json) {
+    return [=] {
+      parse_messages(R"({"messages":[{"role":")" + role + R"(","content":[)" + json + "]}]}", {});
+    };
+  };
+  expect_refused([] { parse_messages("{}", {}); }, "messages", "missing");
+  expect_refused([] { parse_messages(R"({"messages":[5]})", {}); }, "messages[0]", "5");
+  expect_refused([] { parse_messages(R"({"messages":[{"role":"tool","content":""}]})", {}); },
+                 "messages[0].role", "assistant");
+  expect_refused([] { parse_messages(R"({"messages":[{"role":"user"}]})", {}); },
+                 "messages[0].content", "missing");
+  expect_refused(block("user", R"({"type":"image","source":{}})"), "messages[0].content[0]",
+                 "texts only");
+  expect_refused(block("user", R"({"type":"tool_result"})"), "messages[0].content[0].tool_use_id",
+                 "missing");
+  expect_refused(block("user", R"({"type":"tool_use","id":"a","name":"f","input":{}})"),
+                 "messages[0].content[0]", "texts only");
+  expect_refused(block("assistant", R"({"type":"tool_use","id":"a","input":{}})"),
+                 "messages[0].content.name", "missing");
+  expect_refused(block("assistant", R"({"type":"tool_use","id":"a","name":"f","input":"x"})"),
+                 "messages[0].content.input", "object");
+  expect_refused(body(R"("system":5)"), "system", "5");
+  expect_refused(body(R"("stop_sequences":"x")"), "stop_sequences", "array");
+  expect_refused(body(R"("stop_sequences":[""])"), "stop_sequences", "1 to 1024");
+  expect_refused(body(R"("thinking":{"type":"deep"})"), "thinking", "adaptive");
+  expect_refused(body(R"("tools":[5])"), "tools[0]", "5");
+  expect_refused(body(R"("tools":[{"input_schema":{}}])"), "tools[0].name", "missing");
+  expect_refused(body(R"("tool_choice":{"type":"any"})"), "tool_choice", "no tools");
+  expect_refused(body(R"("tool_choice":{"type":"tool"})"), "tool_choice.name", "missing");
+  expect_refused(body(R"("output_config":{"format":{"type":"json_schema"}})"),
+                 "output_config.format", "with a schema");
+  expect_refused(body(R"("n":2)"), "n", "one");
+}
+
+TEST(Api, ReadsResponses) {
+  const ChatCompletion c = parse_responses(
+      R"({"model":"m","instructions":"Be brief.","max_output_tokens":9,"stream":true,"store":false,"prompt_cache_key":"k",
+          "include":["reasoning.encrypted_content"],"reasoning":{"effort":"none","summary":"auto"},"parallel_tool_calls":false,
+          "text":{"format":{"type":"text"},"verbosity":"low"},"truncation":"disabled","client_metadata":{},"metadata":{"a":"b"},
+          "tools":[{"type":"function","name":"look","description":"Looks.","strict":false,"parameters":{"type":"object"}},
+                   {"type":"web_search"},{"type":"namespace","name":"n","tools":[]}],
+          "input":[{"type":"message","role":"developer","content":[{"type":"input_text","text":"No tables."}]},
+                   {"type":"message","role":"user","content":[{"type":"input_text","text":"a"},{"type":"input_text","text":"b"}]},
+                   {"type":"reasoning","summary":[],"encrypted_content":"sala-thought:Hm."},
+                   {"type":"reasoning","summary":[],"encrypted_content":"gAAAA"},
+                   {"type":"message","role":"assistant","content":[{"type":"output_text","text":"c","annotations":[]}]},
+                   {"type":"function_call","call_id":"1","name":"look","arguments":"{ }"},
+                   {"type":"function_call","call_id":"2","name":"look","arguments":"{}"},
+                   {"type":"function_call_output","call_id":"1","output":[{"type":"input_text","text":"x"}]},
+                   {"type":"function_call_output","call_id":"2","output":"y"}]})",
+      {});
+  EXPECT_EQ(c.limit, 9);
+  EXPECT_EQ(c.session, "k");
+  EXPECT_TRUE(c.stream && c.one_call && c.keep_thoughts);
+  EXPECT_EQ(c.variables["enable_thinking"], false);
+  ASSERT_EQ(c.tools.size(), 1U);
+  EXPECT_EQ(c.tools[0]["function"]["description"], "Looks.");
+  ASSERT_EQ(c.messages.size(), 5U);
+  EXPECT_EQ(c.messages[0]["content"], "Be brief.\n\nNo tables.");
+  EXPECT_EQ(c.messages[1]["content"], "a\nb");
+  EXPECT_EQ(c.messages[2]["reasoning_content"], "Hm.");
+  EXPECT_EQ(c.messages[2]["content"], "c");
+  EXPECT_EQ(c.messages[2]["tool_calls"].size(), 2U);
+  EXPECT_EQ(c.messages[3]["content"], "x");
+  EXPECT_EQ(c.messages[4]["tool_call_id"], "2");
+  EXPECT_EQ(c.told["metadata"]["a"], "b");
+  EXPECT_EQ(c.told["parallel_tool_calls"], false);
+  EXPECT_EQ(parse_responses(R"({"input":"hi"})", {}).messages,
+            OrderedJson::parse(R"([{"role":"user","content":"hi"}])"));
+  // A reply behind another one is a message of its own.
+  EXPECT_EQ(
+      parse_responses(
+          R"({"input":[{"role":"assistant","content":"a"},{"role":"assistant","content":"b"}]})",
+          {})
+          .messages.size(),
+      2U);
+}
+
+TEST(Api, RefusesResponsesByName) {
+  const auto body = [](const std::string& more) {
+    return [=] { parse_responses(R"({"input":"hi",)" + more + "}", {}); };
+  };
+  const auto item = [](const std::string& json) {
+    return [=] { parse_responses(R"({"input":[)" + json + "]}", {}); };
+  };
+  expect_refused([] { parse_responses("{}", {}); }, "input", "missing");
+  expect_refused([] { parse_responses(R"({"input":[]})", {}); }, "input", "empty");
+  expect_refused([] { parse_responses(R"({"input":5})", {}); }, "input", "5");
+  expect_refused(item("5"), "input[0]", "5");
+  expect_refused(item(R"({"content":"a"})"), "input[0].role", "missing");
+  expect_refused(item(R"({"role":"user","content":[{"type":"input_image"}]})"), "input[0].content",
+                 "texts only");
+  expect_refused(item(R"({"type":"item_reference","id":"x"})"), "input[0]", "item_reference");
+  expect_refused(item(R"({"type":"function_call","call_id":"a","name":"f"})"), "input[0].arguments",
+                 "missing");
+  expect_refused(item(R"({"type":"reasoning"})"), "input", "nothing");
+  expect_refused(body(R"("previous_response_id":"resp_1")"), "previous_response_id", "keeps no");
+  expect_refused(body(R"("background":true)"), "background", "true");
+  expect_refused(body(R"("tool_choice":"required")"), "tool_choice", "no tools");
+  expect_refused(body(R"("tool_choice":{"type":"function"})"), "tool_choice.name", "missing");
+  expect_refused(body(R"("text":{"format":{"type":"json_schema"}})"), "text.format",
+                 "with a schema");
+  expect_refused(body(R"("top_logprobs":2)"), "top_logprobs", "chat");
+  expect_refused(body(R"("max_output_tokens":-1)"), "max_output_tokens", "-1");
+  expect_refused(body(R"("tools":[{"type":"function"}])"), "tools[0].name", "missing");
 }
 
 TEST(ThinkingSplitter, SplitsWhereverTheTextIsCut) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <span>
 
+#include "grammar/tool_call_language.h"
 #include "server/service.h"
 
 namespace sala {
@@ -70,8 +71,10 @@ Request Service::request_of(const Completion& completion, std::vector<int> promp
   const int64_t room = longest() - std::ssize(prompt);
   if (room < 1)
     throw ApiError(400,
-                   fmt::format("the prompt has {} tokens and this server has room for {}, reply "
-                               "included: start it with a larger --ctx-size",
+                   // Claude Code looks for the first words and the numbers, and shortens its text.
+                   fmt::format("the prompt is too long: {} tokens > {} maximum, which is what this "
+                               "server has room for, reply included: start it with a larger "
+                               "--ctx-size",
                                prompt.size(), longest()),
                    "prompt", "context_length_exceeded");
   Request request;
@@ -86,21 +89,49 @@ Request Service::request_of(const Completion& completion, std::vector<int> promp
   return request;
 }
 
-void Service::chat(const HttpRequest& http, const std::shared_ptr<Exchange>& exchange) {
-  const ChatCompletion chat = parse_chat(http.body, files_.sampling);
-  check_model(chat.model);
+Service::ChatPrompt Service::prompt_of(const HttpRequest& http, const ChatCompletion& chat) {
   require_tools_seen(chat);
   const std::string text = render(chat, chat.messages, true);
-  std::vector<int> prompt = files_.tokenizer->encode(text, {.parse_special = true});
-  std::vector<int64_t> marks = marks_of(chat, prompt);
-  const std::string called = session_of(http, chat);
-  const std::optional<Bound> bound = this->bound(called);
-  if (bound) prompt = behind_documents(bound->text, prompt, marks);
-  const size_t end = text.find_last_not_of(" \t\n");
-  const bool thinking = std::string_view(text).substr(0, end + 1).ends_with("<think>");
-  Request request = request_of(chat, prompt, caller_of(http, called));
-  request.marks = std::move(marks);
-  request.reuse |= bound.has_value();
+  ChatPrompt prompt{.tokens = files_.tokenizer->encode(text, {.parse_special = true}),
+                    .called = session_of(http, chat)};
+  prompt.marks = marks_of(chat, prompt.tokens);
+  prompt.bound = bound(prompt.called);
+  if (prompt.bound)
+    prompt.tokens = behind_documents(prompt.bound->text, prompt.tokens, prompt.marks);
+  prompt.thought = chat_template().thought_behind(text);
+  return prompt;
+}
+
+Constraint Service::compiled(const std::string& param, const Language& language,
+                             const Rules& rules) const {
+  try {
+    return constraints_.of(language, rules);
+  } catch (const Error& e) {
+    throw ApiError(400, fmt::format("{}: {}", param, e.what()), param, "invalid_value");
+  }
+}
+
+std::optional<Constraint> Service::constraint_of(const ChatCompletion& chat,
+                                                 Thought thought) const {
+  if (chat.form.kind == ReplyForm::Kind::any && !chat.must_call) return {};
+  Rules rules;
+  std::vector<Language> choices;
+  if (!chat.must_call) choices.push_back(language_of(chat.form, rules));
+  if (chat.must_call || (!chat.tools.is_null() && tool_format_ != ToolFormat::none))
+    choices.push_back(tool_call_language(tool_format_, chat.tools, chat.must_call_tool,
+                                         !chat.one_call && chat.must_call_tool.empty(), rules));
+  return compiled(chat.must_call ? "tool_choice" : chat.form.param,
+                  behind_thought(thought, either(std::move(choices))), rules);
+}
+
+void Service::answer(const HttpRequest& http, const std::shared_ptr<Exchange>& exchange,
+                     const ChatCompletion& chat, ReplyFormat& format) {
+  const ChatPrompt prompt = prompt_of(http, chat);
+  Request request = request_of(chat, prompt.tokens, caller_of(http, prompt.called));
+  request.marks = prompt.marks;
+  request.reply.constraint = constraint_of(chat, prompt.thought);
+  request.reply.show_special = !chat.tools.is_null() && tool_format_ != ToolFormat::none;
+  request.reuse |= prompt.bound.has_value();
   if (!chat.expected.empty()) {
     request.expected = files_.tokenizer->encode(chat.expected);
     if (std::ssize(request.expected) > request.reply.limit)
@@ -113,19 +144,66 @@ void Service::chat(const HttpRequest& http, const std::shared_ptr<Exchange>& exc
     one.after = i > 0 ? 1 : 0;
     requests.push_back(std::move(one));
   }
-  Reply::Options options{.id = fmt::format("chatcmpl-{:08x}{:08x}", process_, next_++),
-                         .model = options_.name,
-                         .created = now_seconds(),
-                         .chat = true,
-                         .stream = chat.stream,
-                         .usage_in_stream = chat.usage_in_stream,
-                         .usage_in_every_piece = chat.usage_in_every_piece,
-                         .logprobs = chat.logprobs,
-                         .thinking = thinking};
-  const auto reply =
-      std::make_shared<Reply>(*files_.tokenizer, std::move(options),
-                              std::vector<std::vector<int>>(static_cast<size_t>(chat.n), prompt));
-  submit(http, exchange, reply, std::move(requests), bound);
+  Reply::Options options = options_of(chat);
+  options.chat = true;
+  options.thinking = prompt.thought == Thought::begun;
+  options.tool_format = tool_format_;
+  options.tools = chat.tools;
+  options.one_call = chat.one_call;
+  options.keep_thoughts = chat.keep_thoughts;
+  options.told = chat.told;
+  submit(http, exchange,
+         format(*files_.tokenizer, std::move(options),
+                std::vector<std::vector<int>>(static_cast<size_t>(chat.n), prompt.tokens)),
+         std::move(requests), prompt.bound);
+}
+
+Reply::Options Service::options_of(const Completion& completion) {
+  return {.number = fmt::format("{:08x}{:08x}", process_, next_++),
+          .model = options_.name,
+          .created = now_seconds(),
+          .stream = completion.stream,
+          .usage_in_stream = completion.usage_in_stream,
+          .usage_in_every_piece = completion.usage_in_every_piece,
+          .logprobs = completion.logprobs};
+}
+
+void Service::chat(const HttpRequest& http, const std::shared_ptr<Exchange>& exchange) {
+  const ChatCompletion chat = parse_chat(http.body, files_.sampling);
+  check_model(chat.model);
+  answer(http, exchange, chat, chat_reply);
+}
+
+ChatCompletion Service::anthropic_chat(const HttpRequest& http) const {
+  ChatCompletion chat = parse_messages(http.body, files_.sampling);
+  // Anthropic's programs ask for its models by name, some of them whatever they are told.
+  if (!chat.model.starts_with("claude")) check_model(chat.model);
+  return chat;
+}
+
+void Service::messages(const HttpRequest& http, const std::shared_ptr<Exchange>& exchange) {
+  const ChatCompletion chat = anthropic_chat(http);
+  if (!chat.limit) throw ApiError(400, "max_tokens is missing; expected a number", "max_tokens");
+  answer(http, exchange, chat, messages_reply);
+}
+
+void Service::count_messages(const HttpRequest& http, const std::shared_ptr<Exchange>& exchange) {
+  const ChatPrompt prompt = prompt_of(http, anthropic_chat(http));
+  respond(exchange, 200, {{"input_tokens", prompt.tokens.size()}});
+}
+
+void Service::responses(const HttpRequest& http, const std::shared_ptr<Exchange>& exchange) {
+  const ChatCompletion chat = parse_responses(http.body, files_.sampling);
+  check_model(chat.model);
+  answer(http, exchange, chat, responses_reply);
+}
+
+void Service::count_responses(const HttpRequest& http, const std::shared_ptr<Exchange>& exchange) {
+  const ChatCompletion chat = parse_responses(http.body, files_.sampling);
+  check_model(chat.model);
+  respond(
+      exchange, 200,
+      {{"object", "response.input_tokens"}, {"input_tokens", prompt_of(http, chat).tokens.size()}});
 }
 
 void Service::completions(const HttpRequest& http, const std::shared_ptr<Exchange>& exchange) {
@@ -136,6 +214,11 @@ void Service::completions(const HttpRequest& http, const std::shared_ptr<Exchang
   std::vector<Request> requests;
   std::vector<std::vector<int>> prompts;
   std::vector<std::string> echoes;
+  if (text.form.kind != ReplyForm::Kind::any) {
+    Rules rules;
+    const Language language = language_of(text.form, rules);
+    text.reply.constraint = compiled(text.form.param, language, rules);
+  }
   for (TextCompletion::Prompt& one : text.prompts) {
     std::vector<int> prompt = std::move(one.tokens);
     const std::string echo = prompt.empty() ? one.text : files_.tokenizer->decode(prompt, false);
@@ -159,18 +242,10 @@ void Service::completions(const HttpRequest& http, const std::shared_ptr<Exchang
       if (text.echo) echoes.push_back(echo);
     }
   }
-  Reply::Options options{.id = fmt::format("cmpl-{:08x}{:08x}", process_, next_++),
-                         .model = options_.name,
-                         .created = now_seconds(),
-                         .chat = false,
-                         .stream = text.stream,
-                         .usage_in_stream = text.usage_in_stream,
-                         .usage_in_every_piece = text.usage_in_every_piece,
-                         .logprobs = text.logprobs,
-                         .echoes = std::move(echoes)};
-  const auto reply =
-      std::make_shared<Reply>(*files_.tokenizer, std::move(options), std::move(prompts));
-  submit(http, exchange, reply, std::move(requests), bound);
+  Reply::Options options = options_of(text);
+  options.echoes = std::move(echoes);
+  submit(http, exchange, text_reply(*files_.tokenizer, std::move(options), std::move(prompts)),
+         std::move(requests), bound);
 }
 
 void Service::submit(const HttpRequest& http, const std::shared_ptr<Exchange>& exchange,

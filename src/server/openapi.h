@@ -10,9 +10,10 @@ namespace sala {
 struct Operation {
   const char *method, *path;
   const char* summary;
-  const char* body = "";    ///< the schema of the request's body; empty: none
-  const char* answer = "";  ///< the schema of a 200; empty: text/plain
-  bool streams = false;     ///< with "stream": true it is server-sent events
+  const char* body = "";        ///< the schema of the request's body; empty: none
+  const char* answer = "";      ///< the schema of a 200; empty: text/plain
+  bool streams = false;         ///< with "stream": true it is server-sent events
+  const char* error = "Error";  ///< the schema of what is not a 200
 };
 
 /// The OpenAPI 3.1 document of a server that has these operations.

@@ -88,6 +88,17 @@ const std::vector<Service::Route>& Service::routes() {
        &Service::chat},
       {{"POST", "/v1/completions", "goes on with texts", "CompletionRequest", "Reply", true},
        &Service::completions},
+      {{"POST", "/v1/responses", "answers a conversation", "ResponsesRequest", "Response", true},
+       &Service::responses},
+      {{"POST", "/v1/responses/input_tokens", "the length of its prompt", "ResponsesRequest",
+        "InputTokens"},
+       &Service::count_responses},
+      {{"POST", "/v1/messages", "answers a conversation, as Anthropic's servers do",
+        "MessagesRequest", "Message", true, "AnthropicError"},
+       &Service::messages},
+      {{"POST", "/v1/messages/count_tokens", "the length of its prompt", "MessagesRequest",
+        "InputTokens", false, "AnthropicError"},
+       &Service::count_messages},
       {{"GET", "/v1/sessions", "all sessions", "", "Sessions"}, &Service::list_sessions},
       {{"POST", "/v1/sessions", "makes a session", "SessionName", "Session"},
        &Service::create_session},
@@ -121,7 +132,10 @@ Service::Service(const ModelFiles& files, Engine& engine, Sessions& sessions,
       sessions_(sessions),
       options_(std::move(options)),
       process_(std::random_device()()),
-      started_(now_seconds()) {}
+      started_(now_seconds()),
+      constraints_(*files.tokenizer, files.config.vocab) {
+  if (files_.chat_template) tool_format_ = tool_format_of(*files_.chat_template);
+}
 
 void Service::respond(const std::shared_ptr<Exchange>& exchange, int status,
                       const OrderedJson& json, HttpHeaders headers) {
@@ -131,6 +145,13 @@ void Service::respond(const std::shared_ptr<Exchange>& exchange, int status,
 
 void Service::handle(HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
   std::string allowed;  // methods of the path
+  const auto refuse = [&](int status, const std::string& message, const std::string& param,
+                          const std::string& code, HttpHeaders headers = {}) {
+    const bool anthropic = request.path.starts_with("/v1/messages");
+    respond(exchange, status,
+            anthropic ? anthropic_error(status, message) : error_json(status, message, param, code),
+            std::move(headers));
+  };
   try {
     check_access(request);
     const std::string coding = request.header("content-encoding");
@@ -157,11 +178,11 @@ void Service::handle(HttpRequest request, const std::shared_ptr<Exchange>& excha
     if (e.status == 405) headers.emplace_back("Allow", allowed);
     if (e.status == 401) headers.emplace_back("WWW-Authenticate", "Bearer");
     if (e.status == 429 || e.status == 503) headers.emplace_back("Retry-After", "1");
-    respond(exchange, e.status, error_json(e.status, e.what(), e.param, e.code), headers);
+    refuse(e.status, e.what(), e.param, e.code, headers);
   } catch (const Error& e) {  // a template, a sampling parameter
-    respond(exchange, 400, error_json(400, e.what(), {}, "invalid_value"));
+    refuse(400, e.what(), {}, "invalid_value");
   } catch (const std::exception& e) {
-    respond(exchange, 500, error_json(500, e.what(), {}, {}));
+    refuse(500, e.what(), {}, {});
   }
 }
 
@@ -248,6 +269,19 @@ void Service::metrics(const HttpRequest&, const std::shared_ptr<Exchange>& excha
 
 void Service::tokenize(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
   const OrderedJson json = parse_body(request.body);
+  const auto answer = [&](const std::vector<int>& tokens) {
+    respond(exchange, 200,
+            {{"tokens", tokens},
+             {"count", tokens.size()},
+             {"max_model_len", model_json()["max_model_len"]}});
+  };
+  if (json.contains("messages")) {
+    const ChatCompletion chat = parse_chat(request.body, files_.sampling);
+    require_tools_seen(chat);
+    const bool generation = json.value("add_generation_prompt", OrderedJson(true)) != false;
+    return answer(
+        files_.tokenizer->encode(render(chat, chat.messages, generation), {.parse_special = true}));
+  }
   // vLLM's clients say "prompt", llama.cpp's "content".
   const char* key = json.contains("prompt") ? "prompt" : "content";
   if (!json.contains(key) || !json[key].is_string())
@@ -258,10 +292,7 @@ void Service::tokenize(const HttpRequest& request, const std::shared_ptr<Exchang
   std::vector<int> tokens = special ? files_.raw_prefix() : std::vector<int>();
   const std::vector<int> text = files_.tokenizer->encode(json[key].get<std::string>());
   tokens.insert(tokens.end(), text.begin(), text.end());
-  respond(exchange, 200,
-          {{"tokens", tokens},
-           {"count", tokens.size()},
-           {"max_model_len", model_json()["max_model_len"]}});
+  answer(tokens);
 }
 
 std::vector<int> Service::ids_in(const OrderedJson& json, const char* field) const {

@@ -13,11 +13,12 @@
 
 #include "engine/engine.h"
 #include "engine/open.h"
+#include "grammar/constraints.h"
 #include "server/api.h"
 #include "server/http.h"
 #include "server/metrics.h"
 #include "server/openapi.h"
-#include "server/reply.h"
+#include "server/reply_formats.h"
 #include "server/sessions.h"
 
 namespace sala {
@@ -80,6 +81,10 @@ class Service {
   void apply_template(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void chat(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void completions(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void messages(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void count_messages(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void responses(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void count_responses(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
 
   // session_api.cc
   void list_sessions(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
@@ -118,6 +123,24 @@ class Service {
   /// A prompt behind the documents of a session, with one BOS; marks move along.
   std::vector<int> behind_documents(const NamedText& text, std::span<const int> prompt,
                                     std::vector<int64_t>& marks) const;
+  /// A chat as the engine reads it.
+  struct ChatPrompt {
+    std::vector<int> tokens;
+    std::vector<int64_t> marks{};
+    std::string called;  ///< the session that the request names; may be empty, or be none
+    std::optional<Bound> bound{};
+    Thought thought = Thought::none;
+  };
+  ChatPrompt prompt_of(const HttpRequest& request, const ChatCompletion& chat);
+  /// A request to /v1/messages. Throws ApiError.
+  ChatCompletion anthropic_chat(const HttpRequest& request) const;
+  Reply::Options options_of(const Completion& completion);
+  void answer(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange,
+              const ChatCompletion& chat, ReplyFormat& format);
+  /// The constraint of a language, which `param` of a request has said. Throws ApiError.
+  Constraint compiled(const std::string& param, const Language& language, const Rules& rules) const;
+  /// What a reply may be, where the request says it. Throws ApiError.
+  std::optional<Constraint> constraint_of(const ChatCompletion& chat, Thought thought) const;
   Request request_of(const Completion& completion, std::vector<int> prompt,
                      const std::string& caller) const;
   void submit(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange,
@@ -133,8 +156,10 @@ class Service {
   Metrics metrics_;
   std::atomic<bool> draining_ = false;
   std::atomic<uint64_t> next_ = 1;
-  uint64_t process_;  ///< a number of this process, for ids
-  int64_t started_;   ///< seconds since 1970
+  uint64_t process_;                           ///< a number of this process, for ids
+  int64_t started_;                            ///< seconds since 1970
+  ToolFormat tool_format_ = ToolFormat::none;  ///< in which the model calls tools
+  Constraints constraints_;
 };
 
 }  // namespace sala
