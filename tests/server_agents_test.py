@@ -225,6 +225,17 @@ class Agents(unittest.TestCase):
         self.assertEqual(status, 400)
         self.assertIn('no tool "no"', answer["error"]["message"])
 
+    def test_thoughts_have_a_limit(self):
+        hello = {"messages": [{"role": "user", "content": QUESTION}]}
+        whole = self.ask("/v1/chat/completions", hello)["choices"][0]["message"]
+        self.assertEqual(whole["reasoning_content"], "I should look.")
+        for name in ("thinking_token_budget", "thinking_budget_tokens"):
+            cut = self.ask("/v1/chat/completions", hello | {name: 2, "max_tokens": 40})["choices"][0]["message"]
+            self.assertEqual(cut["reasoning_content"].strip(), "I should")
+            self.assertEqual(self.ask("/v1/chat/completions", hello | {name: 99})["choices"][0]["message"], whole)
+        message = self.ask("/v1/messages", hello | {"max_tokens": 40, "thinking": {"type": "enabled", "budget_tokens": 2}})
+        self.assertEqual((message["content"][0]["type"], message["content"][0]["thinking"].strip()), ("thinking", "I should"))
+
     def test_replies_that_are_json(self):
         schema = {"type": "object", "properties": {"sea": {"enum": ["calm", "rough"]}}, "required": ["sea"]}
         chat = self.ask("/v1/chat/completions", {"messages": [{"role": "user", "content": QUESTION}],

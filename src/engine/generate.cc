@@ -30,6 +30,8 @@ class Reply {
                  .stop = {options.stop.begin(), options.stop.end()},
                  .stop_strings = options.stop_strings,
                  .logprobs = options.logprobs,
+                 .thought = options.thought,
+                 .thought_limit = options.thought_limit,
                  .constraint = options.constraint}),
         logits_(static_cast<size_t>(runner.model().config().vocab)),
         text_(prompt.begin(), prompt.end()),

@@ -34,6 +34,8 @@ struct GenerateOptions {
   std::span<const int> stop{};              ///< tokens that end the reply
   std::vector<std::string> stop_strings{};  ///< texts that end it
   int64_t logprobs = -1;  ///< how many of the most likely tokens to tell at each place; -1: nothing
+  Thought thought = Thought::none;         ///< in front of what the reply says
+  std::optional<int64_t> thought_limit{};  ///< tokens of it
   std::optional<Constraint> constraint{};  ///< what the reply may be
   std::span<const int64_t>
       marks{};  ///< lengths of the prompt at which a later one may part from it

@@ -124,6 +124,13 @@ const Tokenizer& ModelFiles::require_tokenizer() const {
   return *tokenizer;
 }
 
+Thought ModelFiles::thought_behind(std::span<const int> prompt) const {
+  if (!chat_template) return Thought::none;
+  constexpr size_t kEnd = 16;  // tokens that may open a thought
+  return chat_template->thought_behind(
+      tokenizer->decode(prompt.last(std::min(kEnd, prompt.size())), false));
+}
+
 std::vector<int> ModelFiles::raw_prefix() const {
   const Tokenizer& t = require_tokenizer();
   return t.adds_bos() && t.bos() ? std::vector<int>{*t.bos()} : std::vector<int>{};

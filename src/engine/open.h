@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "engine/sampler.h"
@@ -27,6 +28,8 @@ struct ModelFiles {
   const Tokenizer& require_tokenizer() const;
   /// BOS where the model wants it in front of a raw text, else nothing.
   std::vector<int> raw_prefix() const;
+  /// What the reply to a prompt of the chat template begins with.
+  Thought thought_behind(std::span<const int> prompt) const;
 };
 
 /// Whether the text side is wanted too. `logits` and `inspect` work on directories without

@@ -27,18 +27,22 @@ Writer::Writer(const Tokenizer& tokenizer, std::span<const int> prompt, int64_t 
       stops_(options.stop_strings) {
   sampler_.see_prompt(prompt);
   if (options_.constraint) matcher_.emplace(*options_.constraint, options_.stop);
+  if (options_.thought_limit && options_.thought != Thought::none)
+    thought_limit_.emplace(tokenizer, options_.thought, *options_.thought_limit);
   if (options_.limit <= 0) finish_ = Finish::length;
 }
 
 std::optional<SampleRow> Writer::draw(int64_t ahead) const {
-  return options_.logprobs >= 0 || matcher_ ? std::nullopt : sampler_.row(ahead);
+  const bool limits = thought_limit_ && !thought_limit_->over();
+  return options_.logprobs >= 0 || matcher_ || limits ? std::nullopt : sampler_.row(ahead);
 }
 
 Writer::Piece Writer::next(std::span<const float> logits, int drawn) {
   SALA_CHECK(!finish_, "the reply is over");
   const std::span<const uint64_t> allowed =
       matcher_ ? matcher_->allowed() : std::span<const uint64_t>();
-  const int token = drawn == kNoToken ? sampler_.sample(logits, allowed) : drawn;
+  const std::optional<int> must = thought_limit_ ? thought_limit_->must() : std::nullopt;
+  const int token = must ? *must : drawn == kNoToken ? sampler_.sample(logits, allowed) : drawn;
   if (std::ranges::find(options_.stop, token) != options_.stop.end()) {
     finish_ = Finish::stop;
     return {};
@@ -47,7 +51,9 @@ Writer::Piece Writer::next(std::span<const float> logits, int drawn) {
   if (options_.logprobs >= 0) piece.logprobs = sampler_.logprobs(logits, token, options_.logprobs);
   sampler_.accept(token);
   if (matcher_) matcher_->accept(token);
-  piece.text = stops_.push(detokenizer_.push(token));
+  const std::string text = detokenizer_.push(token);
+  if (thought_limit_) thought_limit_->accept(text);
+  piece.text = stops_.push(text);
   if (stops_.found() || (matcher_ && matcher_->must_end()))
     finish_ = Finish::stop;
   else if (++written_ >= options_.limit)

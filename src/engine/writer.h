@@ -10,6 +10,7 @@
 
 #include "engine/sampler.h"
 #include "engine/stop.h"
+#include "engine/thought_limit.h"
 #include "grammar/matcher.h"
 #include "tensor/tensor.h"
 #include "text/tokenizer.h"
@@ -30,6 +31,8 @@ struct ReplyOptions {
   std::vector<std::string> stop_strings{};  ///< texts that end it
   bool show_special = false;  ///< special tokens are text too: some models mark calls by them
   int64_t logprobs = -1;  ///< how many of the most likely tokens to tell at each place; -1: nothing
+  Thought thought = Thought::none;         ///< in front of what it says
+  std::optional<int64_t> thought_limit{};  ///< tokens of it; then </think> follows
   std::optional<Constraint> constraint{};  ///< what the reply may be; it ends where it must
 };
 
@@ -74,6 +77,7 @@ class Writer {
   Detokenizer detokenizer_;
   StopStrings stops_;
   std::optional<Matcher> matcher_;
+  std::optional<ThoughtLimit> thought_limit_;
   int64_t written_ = 0;
   std::optional<Finish> finish_;
 };

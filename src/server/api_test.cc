@@ -4,7 +4,7 @@
 
 #include "grammar/grammar.h"
 #include "grammar/recogniser.h"
-#include "server/thinking.h"
+#include "text/thinking.h"
 
 namespace sala {
 namespace {
@@ -216,6 +216,10 @@ TEST(Api, KnowsTheNamesOfOtherServers) {
   const TextCompletion c = parse_text(R"({"prompt":"a","n_predict":9,"stop_token_ids":[3,4]})", {});
   EXPECT_EQ(c.limit, 9);
   EXPECT_EQ(c.stop_tokens, (std::vector<int>{3, 4}));
+  EXPECT_EQ(parse_chat("{" + kHi + R"(,"thinking_token_budget":7})", {}).reply.thought_limit, 7);
+  EXPECT_EQ(parse_chat("{" + kHi + R"(,"thinking_budget_tokens":0})", {}).reply.thought_limit, 0);
+  EXPECT_FALSE(parse_chat("{" + kHi + R"(,"thinking_token_budget":-1})", {})
+                   .reply.thought_limit.has_value());
   EXPECT_FALSE(parse_chat("{" + kHi + R"(,"n_predict":-1})", {}).limit.has_value());
   expect_refused([] { parse_text(R"({"prompt":"a","stop_token_ids":[-1]})", {}); },
                  "stop_token_ids", "-1");

@@ -129,6 +129,8 @@ void Service::answer(const HttpRequest& http, const std::shared_ptr<Exchange>& e
   const ChatPrompt prompt = prompt_of(http, chat);
   Request request = request_of(chat, prompt.tokens, caller_of(http, prompt.called));
   request.marks = prompt.marks;
+  request.reply.thought = prompt.thought;
+  if (!request.reply.thought_limit) request.reply.thought_limit = options_.thought_limit;
   request.reply.constraint = constraint_of(chat, prompt.thought);
   request.reply.show_special = !chat.tools.is_null() && tool_format_ != ToolFormat::none;
   request.reuse |= prompt.bound.has_value();

@@ -142,6 +142,9 @@ ChatCompletion parse_messages(const std::string& body, const SamplingParams& def
       refuse("thinking", "thinking is " + shown(*thinking) +
                              "; expected the type enabled, adaptive or disabled");
     set_thinking(c, type != "disabled");
+    int64_t most = -1;
+    Fields(*thinking, "thinking").number("budget_tokens", 0, 1 << 30, most);
+    if (most >= 0) c.reply.thought_limit = most;
   }
   if (const OrderedJson* format = fields.find("output_format"))
     c.form = form_of_format("output_format", *format);

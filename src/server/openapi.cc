@@ -30,6 +30,7 @@ constexpr std::string_view kSchemas = R"json({
     "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}},
   "max_tokens": {"type": ["integer", "null"], "minimum": 0, "maximum": 1073741824},
   "max_completion_tokens": {"type": ["integer", "null"], "minimum": 0, "maximum": 1073741824},
+  "thinking_token_budget": {"type": ["integer", "null"], "minimum": -1, "maximum": 1073741824},
   "n_predict": {"type": ["integer", "null"], "minimum": -1, "maximum": 1073741824},
   "n": {"type": ["integer", "null"], "minimum": 1, "maximum": "kMostChoices"},
   "stream": {"type": ["boolean", "null"]},
@@ -134,7 +135,8 @@ constexpr std::string_view kSchemas = R"json({
   "top_p": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
   "top_k": {"type": ["integer", "null"], "minimum": -1, "maximum": 1000000000},
   "stream": {"type": ["boolean", "null"]},
-  "thinking": {"type": ["object", "null"], "required": ["type"], "properties": {"type": {"enum": ["enabled", "adaptive", "disabled"]}}},
+  "thinking": {"type": ["object", "null"], "required": ["type"], "properties": {"type": {"enum": ["enabled", "adaptive", "disabled"]},
+    "budget_tokens": {"type": ["integer", "null"], "minimum": 0, "maximum": 1073741824}}},
   "tools": {"type": ["array", "null"], "items": {"type": "object", "required": ["name", "input_schema"], "properties": {
     "name": {"type": "string"}, "description": {"type": ["string", "null"]}, "input_schema": {"type": "object"}}}},
   "tool_choice": {"type": ["object", "null"], "required": ["type"], "properties": {"type": {"enum": ["auto", "none", "any", "tool"]}, "name": {"type": "string"},

@@ -8,7 +8,7 @@
 #include "engine/request.h"
 #include "server/api.h"
 #include "server/http.h"
-#include "server/thinking.h"
+#include "text/thinking.h"
 #include "text/tokenizer.h"
 #include "text/tool_calls.h"
 

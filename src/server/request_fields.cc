@@ -173,6 +173,10 @@ void read_common(const OrderedJson& json, const SamplingParams& defaults, Comple
   // llama.cpp's name, where -1 says nothing.
   if (limit < 0) fields.number("n_predict", -1, kMost, limit);
   if (limit >= 0) c.limit = limit;
+  int64_t thought = -1;  // which says nothing
+  for (const char* name : {"thinking_token_budget", "thinking_budget_tokens"})  // vLLM, llama.cpp
+    fields.number(name, -1, kMost, thought);
+  if (thought >= 0) c.reply.thought_limit = thought;
   fields.number("n", 1, kMostChoices, c.n);
   fields.boolean("stream", c.stream);
   fields.boolean("ignore_eos", c.ignore_eos);

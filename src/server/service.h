@@ -30,6 +30,7 @@ struct ServiceOptions {
   bool reuse = true;  ///< of what is remembered of earlier texts
   /// Tokens that a prompt and its reply may have together, where the engine has room for more.
   int64_t context = std::numeric_limits<int64_t>::max();
+  std::optional<int64_t> thought_limit{};  ///< tokens, where a request does not say
   bool loopback = true;  ///< only this machine is served: other names in Host are somebody's trick
   std::function<void(const std::string&)> log;  ///< hears a line for each request
 };

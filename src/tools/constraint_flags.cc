@@ -19,19 +19,13 @@ void ConstraintFlags::add_to(CLI::App& command) {
   file->excludes(grammar);
 }
 
-std::optional<Constraint> ConstraintFlags::over(const ModelFiles& files,
-                                                std::span<const int> prompt, bool raw) const {
+std::optional<Constraint> ConstraintFlags::over(const ModelFiles& files, Thought thought) const {
   if (json_schema.empty() && json_schema_file.empty() && grammar_file.empty()) return {};
   const bool has_text = !json_schema.empty();
   const std::string where = has_text                    ? "--json-schema"
                             : !json_schema_file.empty() ? json_schema_file
                                                         : grammar_file;
   const std::string text = has_text ? json_schema : read_text(where);
-  constexpr size_t kEnd = 16;  // tokens that may open a thought
-  const std::string end =
-      files.tokenizer->decode(prompt.last(std::min(kEnd, prompt.size())), false);
-  const Thought thought =
-      raw || !files.chat_template ? Thought::none : files.chat_template->thought_behind(end);
   try {
     Rules rules;
     const Language language = grammar_file.empty()

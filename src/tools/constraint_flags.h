@@ -2,7 +2,6 @@
 
 #include <CLI/CLI.hpp>
 #include <optional>
-#include <span>
 #include <string>
 
 #include "engine/open.h"
@@ -15,10 +14,9 @@ struct ConstraintFlags {
   std::string json_schema, json_schema_file, grammar_file;
 
   void add_to(CLI::App& command);
-  /// What the user set, for a reply to `prompt`; `raw`: without the chat template. The files must
-  /// outlive it. Throws Error that names the option.
-  std::optional<Constraint> over(const ModelFiles& files, std::span<const int> prompt,
-                                 bool raw) const;
+  /// What the user set, for a reply with such a thought in front. The files must outlive it. Throws
+  /// Error that names the option.
+  std::optional<Constraint> over(const ModelFiles& files, Thought thought) const;
 };
 
 }  // namespace sala

@@ -26,7 +26,7 @@ struct RunCommand {
   std::string prompt, file, system, trace_blocks;
   SamplingFlags sampling;
   ConstraintFlags constraint;
-  int64_t limit = 512, logprobs = -1;
+  int64_t limit = 512, logprobs = -1, thought_limit = -1;
   bool raw = false, json = false, save = false;
   SessionFlags session;
 
@@ -151,7 +151,9 @@ Generation RunCommand::answer(Runner& runner, Hold& hold, const ModelFiles& file
                        .stop = files.stop,
                        .stop_strings = sampling.stops,
                        .logprobs = logprobs,
-                       .constraint = constraint.over(files, tokens, raw)};
+                       .thought = raw ? Thought::none : files.thought_behind(tokens)};
+  what.constraint = constraint.over(files, what.thought);
+  if (thought_limit >= 0) what.thought_limit = thought_limit;
   what.on_prompt_progress = prompt_progress(std::ssize(tokens) - hold.length());
   what.cancelled = [&] { return interrupts.requested(); };
   if (!json) {
@@ -239,6 +241,11 @@ void add_run(CLI::App& app) {
       ->capture_default_str();
   run->sampling.add_to(command);
   run->constraint.add_to(command);
+  command
+      .add_option("--reasoning-budget", run->thought_limit,
+                  "tokens of the model's thought; -1: any number")
+      ->check(number_from(int64_t{-1}, int64_t{1} << 30))
+      ->capture_default_str();
   command
       .add_option(
           "--logprobs", run->logprobs,

@@ -38,6 +38,7 @@ constexpr const char* kMapped = "weights are mapped where their file allows it";
 constexpr const char* kBatching = "requests are always batched, and long prompts cut";
 constexpr const char* kLog = "--quiet is the one setting of the log";
 constexpr const char* kThoughts = "thoughts always come as reasoning_content";
+constexpr const char* kCalls = "calls of tools are read as the chat template has them";
 constexpr const char* kNoGraphs = "short steps of a GPU are captured always";
 constexpr Accepted kAccepted[] = {
     {"--trust-remote-code", Accepted::none, "no code of a model is ever run"},
@@ -56,6 +57,8 @@ constexpr Accepted kAccepted[] = {
     {"--jinja", Accepted::none, "chat templates are always rendered"},
     {"--reasoning-parser", Accepted::one, kThoughts},
     {"--reasoning-format", Accepted::one, kThoughts},
+    {"--enable-auto-tool-choice", Accepted::none, kCalls},
+    {"--tool-call-parser", Accepted::one, kCalls},
     {"--mem-fraction-static", Accepted::one, kContext},
     {"--gpu-memory-utilization", Accepted::one, kContext},
     {"--swap-space", Accepted::one, kContext},
@@ -108,7 +111,7 @@ class Log {
 struct ServeCommand {
   ModelOptions model{.compute = "auto", .kv = "auto"};
   HttpOptions http{};
-  int64_t context = 0, queue = 256;
+  int64_t context = 0, queue = 256, thought_limit = -1;
   int sequences = 8;
   int drain_seconds = 30;
   std::string name, key, key_file;
@@ -216,6 +219,7 @@ void ServeCommand::run() {
   }
   if (!quiet) about.log = [&log](const std::string& line) { log.write(line); };
   about.context = tokens;
+  if (thought_limit >= 0) about.thought_limit = thought_limit;
   const std::string called = about.name;
   Sessions sessions({.root = sessions_directory.root(),
                      .model = std::filesystem::absolute(loaded.files.path).string(),
@@ -300,6 +304,11 @@ void add_serve(CLI::App& app) {
       .add_option("--drain-seconds", serve->drain_seconds,
                   "after SIGTERM, for the requests that are there")
       ->check(CLI::Range(0, 86400))
+      ->capture_default_str();
+  command
+      .add_option("--reasoning-budget", serve->thought_limit,
+                  "tokens of a thought, where a request does not say; -1: any number")
+      ->check(number_from(int64_t{-1}, int64_t{1} << 30))
       ->capture_default_str();
   command.add_flag("--no-prefix-cache,--disable-radix-cache,--no-enable-prefix-caching",
                    serve->no_reuse, "read every prompt from its beginning");

@@ -10,8 +10,6 @@
 namespace sala::jinja {
 namespace {
 
-constexpr int kMaxRecursion = 800;
-
 /// The call depth and the line while an expression is evaluated.
 class Nesting {
  public:

@@ -12,7 +12,6 @@ namespace {
 
 constexpr size_t kMaxWork = 10'000'000;
 constexpr size_t kMaxText = 64 << 20;
-constexpr int kMaxRecursion = 800;
 
 }  // namespace
 

@@ -23,6 +23,9 @@ struct Scope {
   void set(int name, Value value);
 };
 
+/// Calls and expressions within each other, when a template runs.
+inline constexpr int kMaxRecursion = 800;
+
 /// Runs one template once. Bounded: work, output and recursion have limits, beyond which Error is
 /// thrown.
 class Interpreter {

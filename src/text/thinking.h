@@ -21,6 +21,10 @@ class ThinkingSplitter {
   /// The text is over: what was waiting.
   Part flush();
 
+  /// Whether it is in a thought, and whether no thought can come any more.
+  bool thinking() const { return state_ == State::thinking; }
+  bool saying() const { return state_ == State::saying; }
+
  private:
   enum class State { undecided, thinking, saying };
   State state_;

@@ -1,4 +1,4 @@
-#include "server/thinking.h"
+#include "text/thinking.h"
 
 #include <algorithm>
 #include <utility>
