@@ -78,7 +78,7 @@ class GbnfParser : Scanner {
       all.push_back(sequence(items()));
     } while (take('|'));
     --depth_;
-    return all.size() == 1 ? all[0] : either(std::move(all));
+    return either(std::move(all));
   }
 
   /// Whether the line that begins here is another rule.
@@ -147,9 +147,9 @@ class GbnfParser : Scanner {
       case 'x':
         return hex(2, 2);
       case 'u':
-        return hex(4, 4);
+        return checked(hex(4, 4));
       case 'U':
-        return hex(8, 8);
+        return checked(hex(8, 8));
       case '"':
       case '\\':
       case '[':
@@ -170,7 +170,7 @@ class GbnfParser : Scanner {
 
   CharSet char_class() {
     const bool inverted = take('^');
-    CharSet set;
+    std::vector<CodeRange> ranges;
     while (!take(']')) {
       const char32_t first = letter();
       char32_t last = first;
@@ -179,8 +179,9 @@ class GbnfParser : Scanner {
         last = letter();
       }
       if (first > last) refuse("a range of characters that is none");
-      set.add(CodeRange{first, last});
+      ranges.push_back({first, last});
     }
+    const CharSet set(std::move(ranges));
     return inverted ? set.inverted() : set;
   }
 

@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 #include <map>
+#include <string_view>
 #include <utility>
 
 #include "base/error.h"
@@ -81,12 +82,39 @@ class Compiler {
   }
 
   int add(const LanguageNode::Either& is, int from) {
+    const bool texts =
+        is.choices.size() > 1 && std::ranges::all_of(is.choices, [](const auto& one) {
+          return std::holds_alternative<LanguageNode::Literal>(one->is);
+        });
+    if (texts) return add_texts(is, from);
     const int end = add_state();
     for (const Language& choice : is.choices) {
       const int begin = add_state();
       at(from).empty.push_back(begin);
       const int to = add(*choice, begin);
       at(to).empty.push_back(end);
+    }
+    return end;
+  }
+
+  /// A choice of literals: those that begin alike share their states.
+  int add_texts(const LanguageNode::Either& is, int from) {
+    std::vector<std::string_view> texts;
+    for (const Language& one : is.choices)
+      texts.push_back(std::get<LanguageNode::Literal>(one->is).bytes);
+    std::ranges::sort(texts);
+    const int root = add_state(), end = add_state();
+    at(from).empty.push_back(root);
+    std::vector<int> path = {root};  // states behind each byte of the text before
+    std::string_view before;
+    for (const std::string_view text : texts) {
+      const auto differs = std::ranges::mismatch(text, before).in1;
+      path.resize(static_cast<size_t>(differs - text.begin()) + 1);
+      for (const char c : text.substr(path.size() - 1))
+        path.push_back(arc(path.back(), static_cast<uint8_t>(c), static_cast<uint8_t>(c)));
+      std::vector<int>& empty = at(path.back()).empty;
+      if (empty.empty()) empty.push_back(end);
+      before = text;
     }
     return end;
   }
@@ -265,11 +293,13 @@ Grammar::Grammar(const Language& language, const Rules& rules) {
         "the recursion at its end");
   find_classes();
   // A call in front of nothing but the end needs no way back: right recursion takes no room.
-  const std::vector<bool> ends = smallest_set(states_, [](const State& state,
-                                                          const std::vector<bool>& set) {
-    return state.arcs.empty() && state.calls.empty() && (state.end || !state.empty.empty()) &&
-           std::ranges::all_of(state.empty, [&](int id) { return set[static_cast<size_t>(id)]; });
-  });
+  const std::vector<bool> ends =
+      smallest_set(states_, [](const State& state, const std::vector<bool>& set) {
+        return state.arcs.empty() && state.calls.empty() &&
+               (state.empty.empty()
+                    ? state.end
+                    : state.empty.size() == 1 && set[static_cast<size_t>(state.empty.front())]);
+      });
   for (size_t i = 0; i < ends.size(); ++i) states_[i].only_end = ends[i];
 }
 
@@ -299,28 +329,38 @@ void Grammar::find_classes() {
 }
 
 Automaton determinised(const Language& language) {
+  constexpr int64_t kMostWork = 10'000'000;  // looks at a state
   Grammar grammar;
   Compiler compiler(grammar.states_, {}, std::numeric_limits<int>::max());
   grammar.start_ = compiler.add_whole(*language);
-  grammar.find_classes();
   Automaton out;
   std::map<std::vector<int>, int> known;
   std::vector<std::vector<int>> sets;
-  const auto state_of = [&](const std::vector<int>& from) {
-    std::vector<int> set, open = from;
+  std::vector<bool> seen(grammar.states_.size());
+  int64_t work = 0;
+  const auto state_of = [&](std::vector<int> open) {
+    std::vector<int> set;
     while (!open.empty()) {
       const int id = open.back();
       open.pop_back();
-      if (std::ranges::find(set, id) != set.end()) continue;
+      if (seen[static_cast<size_t>(id)]) continue;
+      seen[static_cast<size_t>(id)] = true;
       set.push_back(id);
       const State& state = grammar.state(id);
       SALA_CHECK(state.calls.empty(), "an automaton of a language with rules");
       open.insert(open.end(), state.empty.begin(), state.empty.end());
     }
+    for (const int id : set) seen[static_cast<size_t>(id)] = false;
+    work += static_cast<int64_t>(set.size());
+    // Where a text without a byte leads to says nothing of its own.
+    std::erase_if(set, [&](int id) {
+      const State& state = grammar.state(id);
+      return state.arcs.empty() && !state.end;
+    });
     std::ranges::sort(set);
     const auto [at, fresh] = known.emplace(set, static_cast<int>(sets.size()));
     if (fresh) {
-      if (sets.size() >= kMostStates)
+      if (sets.size() >= kMostStates || work > kMostWork)
         fail("an expression takes more than {} states; make its bounds smaller", kMostStates);
       out.states.push_back(
           {.end = std::ranges::any_of(set, [&](int id) { return grammar.state(id).end; })});
@@ -330,20 +370,23 @@ Automaton determinised(const Language& language) {
   };
   state_of({grammar.start()});
   for (size_t i = 0; i < sets.size(); ++i) {
+    // Between two cuts all bytes lead to the same.
+    std::vector<int> cuts;
+    for (const int id : sets[i])
+      for (const Automaton::Arc& arc : grammar.state(id).arcs)
+        cuts.insert(cuts.end(), {arc.first, arc.last + 1});
+    std::ranges::sort(cuts);
+    cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
+    std::vector<std::vector<int>> behind(cuts.size());
+    for (const int id : sets[i])
+      for (const Automaton::Arc& arc : grammar.state(id).arcs)
+        for (auto at = std::ranges::lower_bound(cuts, arc.first); *at <= arc.last; ++at)
+          behind[static_cast<size_t>(at - cuts.begin())].push_back(arc.to);
     std::vector<Automaton::Arc> arcs;
-    for (int byte = 0; byte < 256; ++byte) {
-      const auto c = static_cast<uint8_t>(byte);
-      if (byte > 0 && grammar.class_of(c) == grammar.class_of(static_cast<uint8_t>(byte - 1))) {
-        if (!arcs.empty() && arcs.back().last + 1 == byte) arcs.back().last = c;
-        continue;
-      }
-      std::vector<int> behind;
-      for (const int id : sets[i])
-        for (const Automaton::Arc& arc : grammar.state(id).arcs)
-          if (arc.first <= c && c <= arc.last) behind.push_back(arc.to);
-      if (behind.empty()) continue;
-      arcs.push_back({c, c, state_of(behind)});
-    }
+    for (size_t cut = 0; cut + 1 < cuts.size(); ++cut)
+      if (!behind[cut].empty())
+        arcs.push_back({static_cast<uint8_t>(cuts[cut]), static_cast<uint8_t>(cuts[cut + 1] - 1),
+                        state_of(std::move(behind[cut]))});
     out.states[i].arcs = std::move(arcs);
   }
   return out;

@@ -6,6 +6,7 @@
 #include "grammar/gbnf.h"
 #include "grammar/pattern.h"
 #include "grammar/recogniser.h"
+#include "text/unicode.h"
 
 namespace sala {
 namespace {
@@ -76,11 +77,27 @@ TEST(Pattern, MatchesAnywhere) {
 
 TEST(Pattern, SaysWhatIsWrong) {
   const std::vector<std::pair<const char*, const char*>> cases = {
-      {"a(b", "byte 3"},  {"a)", "byte 1"},         {"[a", "] is missing"}, {"*a", "byte 0"},
-      {"a**", "byte 2"},  {"(?=a)", "group"},       {"\\bword", "\\b"},     {"\\1", "\\1"},
-      {"[z-a]", "range"}, {"a{3,2}", "repetition"}, {"a{20000}", "10000"},  {"a\\", "the end"},
-      {"a^b", "byte 1"},  {"\\xg0", "hexadecimal"}, {"\xFF", "UTF-8"},      {"a$b", "byte 1"},
-      {"\\p{L}", "\\p"},  {"\\u{110000", "no }"},
+      {"a(b", "byte 3"},
+      {"a)", "byte 1"},
+      {"[a", "] is missing"},
+      {"*a", "byte 0"},
+      {"a**", "byte 2"},
+      {"(?=a)", "group"},
+      {"\\bword", "\\b"},
+      {"\\1", "\\1"},
+      {"[z-a]", "range"},
+      {"a{3,2}", "repetition"},
+      {"a{20000}", "10000"},
+      {"a\\", "the end"},
+      {"a^b", "byte 1"},
+      {"\\xg0", "hexadecimal"},
+      {"\xFF", "UTF-8"},
+      {"a$b", "byte 1"},
+      {"\\p{L}", "\\p"},
+      {"\\u{110000", "no }"},
+      {"\\u{110000}", "no character"},
+      {"\\ud83d\\u0041", "surrogate"},
+      {"[\\udc00]", "no character"},
   };
   for (const auto& [pattern, said] : cases) {
     try {
@@ -140,6 +157,8 @@ TEST(Gbnf, SaysWhatIsWrong) {
       {"root ::= \"a\" root", "no text at all"},
       {"root ::= [z-a]", "range"},
       {"root ::= \"\\q\"", "escape"},
+      {"root ::= \"\\uD800\"", "no character"},
+      {"root ::= [\\U00110000]", "no character"},
       {"root ::= \"a\"{2,1}", "repetition"},
       {"", "no rule \"root\""},
   };
@@ -151,6 +170,23 @@ TEST(Gbnf, SaysWhatIsWrong) {
       EXPECT_NE(std::string(e.what()).find(said), std::string::npos) << text << ": " << e.what();
     }
   }
+}
+
+TEST(Gbnf, ReadsManyChoicesAtOnce) {
+  // Nothing here may take time by the square.
+  std::string words = "root ::= \"w\"", nothings = "root ::= \"a\" (\"\"";
+  for (int i = 0; i < 20'000; ++i) words += fmt::format(" | \"w{}\"", i);
+  for (int i = 0; i < 2'000; ++i) nothings += " | x";
+  const Grammar all = gbnf(words);
+  EXPECT_TRUE(accepts(all, "w"));
+  EXPECT_TRUE(accepts(all, "w19999"));
+  EXPECT_FALSE(accepts(all, "w20000"));
+  EXPECT_TRUE(accepts(gbnf(nothings + ")\nx ::= \"\""), "a"));
+  std::string letters = "root ::= [";
+  for (char32_t c = 0x4E00; c < 0x9E00; c += 2) append_utf8(letters, c);
+  const Grammar some = gbnf(letters + "]");
+  EXPECT_TRUE(accepts(some, to_utf8(0x9000)));
+  EXPECT_FALSE(accepts(some, to_utf8(0x9001)));
 }
 
 TEST(Grammar, HasNoDeadEnds) {
@@ -169,6 +205,18 @@ TEST(Grammar, RefusesWhatIsTooAmbiguous) {
   Recogniser recogniser(std::make_shared<const Grammar>(grammar));
   Recogniser::Place place = recogniser.start();
   EXPECT_THROW(for (int i = 0; i < 10'000; ++i) place = recogniser.next(place, 'a'), Error);
+}
+
+TEST(Grammar, RefusesWhatTakesTooLong) {
+  // Every byte leads to another place with hundreds of ways.
+  Recogniser recogniser(std::make_shared<const Grammar>(gbnf("root ::= (.?){1500}")));
+  const auto read = [&](int bytes) {
+    Recogniser::Place place = recogniser.start();
+    for (int i = 0; i < bytes; ++i) place = recogniser.next(place, 'a');
+  };
+  EXPECT_THROW(read(1400), Error);
+  // What is known costs nothing, and each start may take its time.
+  for (int i = 1; i < 40; ++i) read(20 * i);
 }
 
 TEST(Grammar, ForgetsAllButAPlace) {

@@ -94,15 +94,19 @@ TEST(JsonSchema, Allows) {
       {R"({"type": "string", "pattern": "[0-9]"})", {R"("x1y")"}, {R"("xy")"}},
       {R"({"type": "string", "format": "date"})",
        {R"("2026-11-28")"},
-       {R"("2026-13-01")", R"("x")"}},
+       {R"("2026-13-01")", R"("2026-02-29")", R"("1900-02-29")", R"("2026-11-31")",
+        R"("0000-01-01")", R"("x")"}},
+      {R"({"format": "date"})", {R"("2024-02-29")", R"("2000-02-29")", R"("0400-02-29")"}, {}},
       {R"({"type": "string", "format": "date-time"})",
        {R"("2026-11-28T10:00:00Z")", R"("2026-11-28T10:00:00.123+01:00")"},
        {R"("2026-11-28")"}},
       {R"({"type": "string", "format": "uuid"})",
        {R"("123e4567-e89b-12d3-a456-426614174000")"},
        {R"("123e4567")"}},
-      {R"({"type": "string", "format": "ipv4"})", {R"("192.168.0.1")"}, {R"("256.1.1.1")"}},
-      {R"({"type": "string", "format": "email"})", {R"("a.b@c.de")"}, {R"("a.b")"}},
+      {R"({"type": "string", "format": "ipv4"})",
+       {R"("192.168.0.1")"},
+       {R"("256.1.1.1")", R"("01.1.1.1")"}},
+      {R"({"type": "string", "format": "email"})", {R"("a.b@c.de")"}, {R"("a.b")", R"("a@-c.de")"}},
       {R"({"type": "string", "format": "something"})", {R"("x")"}, {"1"}},
       {R"({"anyOf": [{"type": "string"}, {"type": "integer"}]})", {R"("a")", "1"}, {"1.5", "null"}},
       {R"({"type": "object", "properties": {"a": {"const": 1}},
@@ -124,6 +128,42 @@ TEST(JsonSchema, Allows) {
        {R"({"x":2})", R"({"x":6})"}},
       {R"({"type": "integer", "nullable": true})", {"1", "null"}, {"\"\""}},
       {R"({"type": ["integer", "string"], "minLength": 1})", {"1", R"("a")"}, {R"("")"}},
+      // What is said beside a list of values, of properties or of items counts too.
+      {R"({"enum": ["a", "bb", 1, 20, 2.5], "minLength": 2, "minimum": 2})",
+       {R"("bb")", "20", "2.5"},
+       {R"("a")", "1"}},
+      {R"({"enum": ["a", "b"], "const": "b"})", {R"("b")"}, {R"("a")"}},
+      {R"({"enum": [{"k": [1, null]}]})", {R"({"k":[1,null]})", R"({"k": [1, null]})"}, {"{}"}},
+      {R"({"allOf": [{"properties": {"a": {"const": 1}}, "additionalProperties": false},
+                     {"properties": {"b": {"const": 2}}}]})",
+       {"{}", R"({"a":1})"},
+       {R"({"b":2})", R"({"a":1,"b":2})"}},
+      {R"({"allOf": [{"prefixItems": [{"const": 1}, {"const": 2}]}, {"items": {"maximum": 1}}]})",
+       {"[]", "[1]"},
+       {"[1,2]", "[2]"}},
+      {R"({"allOf": [{"properties": {"a": {"const": 1}}}, {"properties": {"b": {"const": 2}}}],
+           "unevaluatedProperties": false})",
+       {R"({"a":1,"b":2})"},
+       {R"({"a":1,"c":2})"}},
+      {R"({"type": "object", "unevaluatedProperties": false})", {"{}"}, {R"({"a":1})"}},
+      {R"({"properties": {"ab": {}, "c": {}}, "propertyNames": {"maxLength": 1}})",
+       {"{}", R"({"c":1})"},
+       {R"({"ab":1})"}},
+      {R"({"propertyNames": {"allOf": [{"enum": ["a", "b"]}, {"const": "a"}]}})",
+       {"{}", R"({"a":1})"},
+       {R"({"b":1})"}},
+      {R"({"propertyNames": false})", {"{}"}, {R"({"b":1})"}},
+      {R"({"anyOf": [{"type": "null"}, {"required": ["a"], "properties": {"b": {}},
+           "additionalProperties": false}]})",
+       {"null"},
+       {R"({"a":1})", R"({"b":1})", "{}"}},
+      {R"({"minimum": 3, "exclusiveMinimum": 3, "maximum": 9, "exclusiveMaximum": 10})",
+       {"3.1", "9"},
+       {"3", "9.5"}},
+      {R"({"$ref": "#/$defs/x", "nullable": true, "$defs": {"x": {"type": "integer"}}})",
+       {"1", "null"},
+       {R"("")"}},
+      {R"({"pattern": "a\u0000b"})", {R"("a\u0000b")"}, {R"("a")", R"("ab")"}},
       {R"({"title": "t", "description": "d", "default": 1, "x-order": 2, "type": "null"})",
        {"null"},
        {"1"}},
@@ -222,6 +262,16 @@ TEST(JsonSchema, SaysWhatIsWrong) {
       {R"({"properties": 1})", "expected an object"},
       {R"({"required": 1, "properties": {}})", "array of texts"},
       {R"({"allOf": [{"pattern": "a"}, {"pattern": "b"}]})", "cannot be combined"},
+      {R"({"unevaluatedItems": false})", "unevaluatedItems"},
+      {R"({"allOf": [{"unevaluatedProperties": false}, {"properties": {"a": {}}}]})",
+       "beside them"},
+      {R"({"properties": {"a": {"$id": "http://x/", "$ref": "#/$defs/n"}}, "$defs": {"n": {}}})",
+       "leave the $id out"},
+      {R"({"enum": [{"a": 1}], "required": ["a"]})", "restricts what is in it"},
+      {R"({"propertyNames": {"anyOf": [{"maxLength": 1}]}})", "without it"},
+      {R"({"nullable": 1})", "true or false"},
+      {R"({"required": "a"})", "array of texts"},
+      {R"({"pattern": "\\ud83d"})", "no character"},
       {R"({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]})",
        "no text at all"},
   };
@@ -244,7 +294,45 @@ TEST(JsonSchema, IsBounded) {
         i, i + 1);
   const std::string schema =
       R"({"$ref": "#/$defs/d0", "$defs": {)" + defs + R"("d40": {"type": "string"}}})";
-  EXPECT_THROW(Accepts accepts(schema), Error);
+  Accepts shares(schema);
+  EXPECT_TRUE(shares("\"" + std::string(39, 'x') + "\""));
+  EXPECT_FALSE(shares("\"" + std::string(38, 'x') + "\""));
+  // Schemas that contain themselves, and more each time.
+  for (
+      const char* endless :
+      {R"({"$ref": "#/$defs/a", "$defs": {"a": {"properties": {"x": {"$ref": "#/$defs/a", "type": "object"}}}}})",
+       R"({"allOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}],
+            "$defs": {"a": {"properties": {"x": {"$ref": "#/$defs/a"}}},
+                      "b": {"properties": {"x": {"$ref": "#/$defs/b"}}}}})",
+       R"({"$ref": "#/$defs/a", "$defs": {"a": {"properties": {"x": {"allOf": [
+            {"$ref": "#/$defs/a"}, {"properties": {"x": {"required": ["q"]}}}]}}}}})"}) {
+    Accepts accepts(endless);
+    EXPECT_TRUE(accepts(R"({"x":{}})")) << endless;
+    EXPECT_FALSE(accepts(R"({"x":1})")) << endless;
+  }
+  // Two schemas that lead to each other say what both say.
+  Accepts round(R"({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b", "minLength": 1},
+                    "b": {"$ref": "#/$defs/a", "maxLength": 2}}})");
+  EXPECT_TRUE(round(R"("ab")"));
+  EXPECT_FALSE(round(R"("")"));
+  EXPECT_FALSE(round(R"("abc")"));
+  // Branches times branches times branches.
+  std::string branches;
+  for (int i = 0; i < 40; ++i)
+    branches += fmt::format(R"({}{{"minLength": {}}})", i ? ", " : "", i);
+  branches = R"({"anyOf": [)" + branches + "]}";
+  EXPECT_THROW(Accepts(R"({"allOf": [)" + branches + ", " + branches +
+                       R"(, {"anyOf": [{"maxLength": 3}]}]})"),
+               Error);
+  // Expressions whose automata would be too large, or take too long to find so.
+  for (const char* pattern : {"^(a?){5000}$", "^[ab]*a[ab]{1000}$", "x.{12}y"})
+    EXPECT_THROW(Accepts(fmt::format(R"({{"pattern": "{}", "maxLength": 3000}})", pattern)), Error);
+  // Many values are as good as few.
+  std::string values;
+  for (int i = 0; i < 10'000; ++i) values += fmt::format(R"({}"value {}")", i ? ", " : "", i);
+  Accepts listed(R"({"enum": [)" + values + "]}");
+  EXPECT_TRUE(listed(R"("value 9999")"));
+  EXPECT_FALSE(listed(R"("value 10000")"));
   // Many properties are as good as few.
   std::string properties;
   for (int i = 0; i < 1000; ++i)

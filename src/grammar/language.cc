@@ -46,52 +46,45 @@ void add_rows(CodeRange range, int length, std::vector<std::vector<ByteRange>>& 
 
 }  // namespace
 
-CharSet::CharSet(std::initializer_list<CodeRange> ranges) {
-  for (const CodeRange& range : ranges) add(range);
+CharSet::CharSet(std::vector<CodeRange> ranges) {
+  std::vector<CodeRange> parts;
+  for (const CodeRange& range : ranges) {
+    parts.push_back({range.first, std::min<char32_t>(range.last, kFirstSurrogate - 1)});
+    parts.push_back(
+        {std::max<char32_t>(range.first, kLastSurrogate + 1), std::min(range.last, kLastCode)});
+  }
+  std::erase_if(parts, [](const CodeRange& range) { return range.first > range.last; });
+  std::ranges::sort(parts, {}, &CodeRange::first);
+  for (const CodeRange& range : parts) {
+    if (!ranges_.empty() && range.first <= ranges_.back().last + 1)
+      ranges_.back().last = std::max(ranges_.back().last, range.last);
+    else
+      ranges_.push_back(range);
+  }
 }
 
-CharSet CharSet::all() { return {{0, kFirstSurrogate - 1}, {kLastSurrogate + 1, kLastCode}}; }
-
-void CharSet::add(CodeRange range) {
-  const auto insert = [&](CodeRange r) {
-    if (r.first > r.last) return;
-    std::vector<CodeRange> merged;
-    for (const CodeRange& old : ranges_) {
-      if (old.last + 1 < r.first || r.last + 1 < old.first)
-        merged.push_back(old);
-      else
-        r = {std::min(old.first, r.first), std::max(old.last, r.last)};
-    }
-    merged.push_back(r);
-    std::ranges::sort(merged, {}, &CodeRange::first);
-    ranges_ = std::move(merged);
-  };
-  insert({range.first, std::min<char32_t>(range.last, kFirstSurrogate - 1)});
-  insert({std::max<char32_t>(range.first, kLastSurrogate + 1), std::min(range.last, kLastCode)});
-}
-
-void CharSet::add(const CharSet& other) {
-  for (const CodeRange& range : other.ranges_) add(range);
-}
+CharSet CharSet::all() { return {{0, kLastCode}}; }
 
 CharSet CharSet::inverted() const {
-  CharSet out;
+  std::vector<CodeRange> out;
   char32_t next = 0;
   for (const CodeRange& range : ranges_) {
-    if (range.first > next) out.add({next, range.first - 1});
+    if (range.first > next) out.push_back({next, range.first - 1});
     next = range.last + 1;
   }
-  if (next <= kLastCode) out.add({next, kLastCode});
-  return out;
+  if (next <= kLastCode) out.push_back({next, kLastCode});
+  return CharSet(std::move(out));
 }
 
 CharSet CharSet::common(const CharSet& other) const {
-  CharSet out;
-  for (const CodeRange& a : ranges_)
-    for (const CodeRange& b : other.ranges_)
-      if (std::max(a.first, b.first) <= std::min(a.last, b.last))
-        out.add({std::max(a.first, b.first), std::min(a.last, b.last)});
-  return out;
+  std::vector<CodeRange> out;
+  for (size_t i = 0, j = 0; i < ranges_.size() && j < other.ranges_.size();) {
+    const CodeRange &a = ranges_[i], &b = other.ranges_[j];
+    if (std::max(a.first, b.first) <= std::min(a.last, b.last))
+      out.push_back({std::max(a.first, b.first), std::min(a.last, b.last)});
+    ++(a.last < b.last ? i : j);
+  }
+  return CharSet(std::move(out));
 }
 
 CharSet CharSet::without(const CharSet& other) const { return common(other.inverted()); }
@@ -104,9 +97,11 @@ bool CharSet::contains(char32_t code) const {
 Language literal(std::string_view bytes) { return make(LanguageNode::Literal{std::string(bytes)}); }
 Language one_of(CharSet set) { return make(LanguageNode::Characters{std::move(set)}); }
 Language sequence(std::vector<Language> items) {
+  if (items.size() == 1) return std::move(items[0]);
   return make(LanguageNode::Sequence{std::move(items)});
 }
 Language either(std::vector<Language> choices) {
+  if (choices.size() == 1) return std::move(choices[0]);
   return make(LanguageNode::Either{std::move(choices)});
 }
 Language repeated(Language item, int least, int most) {

@@ -21,12 +21,12 @@ struct CodeRange {
 class CharSet {
  public:
   CharSet() = default;
-  CharSet(std::initializer_list<CodeRange> ranges);
+  CharSet(std::initializer_list<CodeRange> ranges) : CharSet(std::vector<CodeRange>(ranges)) {}
+  /// In any order; what is no character is left out.
+  explicit CharSet(std::vector<CodeRange> ranges);
   /// Every character.
   static CharSet all();
 
-  void add(CodeRange range);
-  void add(const CharSet& other);
   CharSet inverted() const;
   CharSet without(const CharSet& other) const;
   CharSet common(const CharSet& other) const;

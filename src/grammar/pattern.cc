@@ -53,7 +53,7 @@ class PatternParser : Scanner {
     do choices.push_back(sequence(terms()));
     while (take('|'));
     --depth_;
-    return choices.size() == 1 ? choices[0] : either(std::move(choices));
+    return either(std::move(choices));
   }
 
   std::vector<Language> terms() {
@@ -181,14 +181,16 @@ class PatternParser : Scanner {
       if (take('{')) {
         const char32_t code = hex(1, 6);
         if (!take('}')) refuse("no } behind \\u{");
-        return one(code);
+        return one(checked(code));
       }
       char32_t code = hex(4, 4);
       if (code >= 0xD800 && code < 0xDC00 && text_.substr(at_).starts_with("\\u")) {
         at_ += 2;
-        code = 0x10000 + ((code - 0xD800) << 10) + (hex(4, 4) - 0xDC00);
+        const char32_t low = hex(4, 4);
+        if (low < 0xDC00 || low > 0xDFFF) refuse("behind half a surrogate pair");
+        code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
       }
-      return one(code);
+      return one(checked(code));
     }
     if (std::isalnum(static_cast<unsigned char>(c)) != 0)
       refuse(fmt::format("\\{}, which is not supported", c));
@@ -198,22 +200,23 @@ class PatternParser : Scanner {
   CharSet char_class() {
     take('[');
     const bool inverted = take('^');
-    CharSet set;
+    std::vector<CodeRange> ranges;
     while (peek() != ']') {
       if (over()) refuse("the end, and a ] is missing");
       const CharSet low = class_member();
       const bool range = peek() == '-' && peek(1) != ']' && peek(1) != '\0';
       if (!range) {
-        set.add(low);
+        ranges.insert(ranges.end(), low.ranges().begin(), low.ranges().end());
         continue;
       }
       take('-');
       const CharSet high = class_member();
       const std::optional<char32_t> first = single(low), last = single(high);
       if (!first || !last || *first > *last) refuse("behind a range of characters that is none");
-      set.add(CodeRange{*first, *last});
+      ranges.push_back({*first, *last});
     }
     take(']');
+    const CharSet set(std::move(ranges));
     return inverted ? set.inverted() : set;
   }
 

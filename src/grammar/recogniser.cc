@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <ranges>
-#include <set>
+#include <unordered_set>
 
 #include "base/error.h"
 
@@ -13,7 +13,10 @@ Recogniser::Recogniser(std::shared_ptr<const Grammar> grammar)
       classes_(static_cast<size_t>(grammar_->classes())),
       stacks_{{-1, -1}} {}
 
-Recogniser::Place Recogniser::start() { return place_of({{grammar_->start(), 0}}); }
+Recogniser::Place Recogniser::start() {
+  begin_work();
+  return place_of({{grammar_->start(), 0}});
+}
 
 int Recogniser::push(int back, int below) {
   const uint64_t key = static_cast<uint64_t>(back) << 32 | static_cast<uint32_t>(below);
@@ -25,14 +28,33 @@ int Recogniser::push(int back, int below) {
 /// The place where all of `from` are open, and what they are without a byte.
 Recogniser::Place Recogniser::place_of(std::vector<Way> from) {
   PlaceData place{.ways = {}, .may_end = false};
-  std::set<Way> seen;
+  std::vector<Way> few;  // seen, while looking through them is faster than hashing
+  std::unordered_set<uint64_t> many;
+  const auto is_new = [&](const Way& way) {
+    constexpr size_t kFew = 24;
+    const auto key = [](const Way& one) {
+      return static_cast<uint64_t>(one.state) << 32 | static_cast<uint32_t>(one.stack);
+    };
+    if (many.empty() && few.size() < kFew) {
+      if (std::ranges::find(few, way) != few.end()) return false;
+      few.push_back(way);
+      return true;
+    }
+    for (const Way& one : few) many.insert(key(one));
+    few.clear();
+    if (!many.insert(key(way)).second) return false;
+    if (many.size() > kMostWays)
+      fail("the grammar is too ambiguous: more than {} ways through it are open at once",
+           kMostWays);
+    return true;
+  };
   while (!from.empty()) {
     const Way way = from.back();
     from.pop_back();
-    if (!seen.insert(way).second) continue;
-    if (seen.size() > kMostWays)
-      fail("the grammar is too ambiguous: more than {} ways through it are open at once",
-           kMostWays);
+    if (!is_new(way)) continue;
+    if (++work_ > kMostWork)
+      fail("the grammar is too ambiguous: a step takes more than {} looks at ways through it",
+           kMostWork);
     const Grammar::State& state = grammar_->state(way.state);
     if (!state.arcs.empty()) place.ways.push_back(way);
     for (const int same : state.empty) from.push_back({same, way.stack});

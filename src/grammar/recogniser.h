@@ -23,13 +23,15 @@ class Recogniser {
   explicit Recogniser(std::shared_ptr<const Grammar> grammar);
 
   Place start();
-  /// The place behind `byte`, or kNowhere. Throws Error where more than kMostWays are open.
+  /// The place behind `byte`, or kNowhere. Throws Error where more than kMostWays are open, or more
+  /// than kMostWork were looked at since start() or begin_work().
   Place next(Place place, uint8_t byte) {
     const auto entry =
         static_cast<size_t>(place) * classes_ + static_cast<size_t>(grammar_->class_of(byte));
     const Place known = next_[entry];
     return known != kUnknown ? known : find_next(place, byte);
   }
+  void begin_work() { work_ = 0; }
   /// Whether the text may end here, and whether it can go on.
   bool may_end(Place place) const { return places_[static_cast<size_t>(place)].may_end; }
   bool goes_on(Place place) const { return !places_[static_cast<size_t>(place)].ways.empty(); }
@@ -41,7 +43,7 @@ class Recogniser {
 
  private:
   static constexpr Place kUnknown = -2;
-  static constexpr int kMostWays = 20'000;
+  static constexpr int kMostWays = 20'000, kMostWork = 500'000;
 
   /// A state of the grammar, and where it goes on behind its rule.
   struct Way {
@@ -70,6 +72,7 @@ class Recogniser {
   std::unordered_multimap<uint64_t, Place> known_places_;  ///< by a hash of the ways
   std::vector<Place> next_;                                ///< [place, class]
   size_t memory_ = 0;
+  int work_ = 0;  ///< ways that were looked at
 };
 
 }  // namespace sala

@@ -50,6 +50,13 @@ class Scanner {
     return value;
   }
 
+  /// A code point that is a character.
+  char32_t checked(char32_t code) const {
+    if (code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF))
+      refuse(fmt::format("behind U+{:04X}, which is no character", static_cast<uint32_t>(code)));
+    return code;
+  }
+
   int number() {
     int value = 0;
     const size_t begin = at_;
