@@ -1,5 +1,6 @@
 #include "grammar/matcher.h"
 
+#include <array>
 #include <string>
 #include <utility>
 
@@ -14,6 +15,10 @@ void allow(std::vector<uint64_t>& mask, int32_t token) {
   mask[static_cast<size_t>(token) / 64] |= uint64_t{1} << (token % 64);
 }
 
+bool has(const std::vector<uint64_t>& mask, int32_t token) {
+  return (mask[static_cast<size_t>(token) / 64] >> (token % 64) & 1) != 0;
+}
+
 }  // namespace
 
 Matcher::Matcher(Constraint constraint, std::vector<int> ends)
@@ -23,23 +28,30 @@ Matcher::Matcher(Constraint constraint, std::vector<int> ends)
       place_(recogniser_.start()) {}
 
 Matcher::Mask Matcher::mask_of(Recogniser::Place place) {
+  recogniser_.begin_work();
   const Vocabulary& vocabulary = *constraint_.vocabulary;
   const Vocabulary::Tree& tree = vocabulary.tree(first_);
-  Mask mask((static_cast<size_t>(vocabulary.size()) + 63) / 64);
-  std::vector<Recogniser::Place> path = {place};  // by depth
-  for (size_t i = 0; i < tree.nodes.size();) {
-    const Vocabulary::Node& node = tree.nodes[i];
+  const auto size = static_cast<size_t>(vocabulary.size());
+  Mask mask(size / 64 + 1);  // with a bit for nodes where no token ends
+  std::array<Recogniser::Place, Vocabulary::kLongest + 1> path;  // by depth
+  path[0] = place;
+  const Vocabulary::Node* const nodes = tree.nodes.data();
+  const auto count = static_cast<int32_t>(tree.nodes.size());
+  for (int32_t i = 0; i < count;) {
+    const Vocabulary::Node& node = nodes[i];
     const Recogniser::Place next = recogniser_.next(path[node.depth], node.byte);
     if (next == Recogniser::kNowhere) {
-      i = static_cast<size_t>(node.end);
+      i = node.end;
       continue;
     }
-    path.resize(size_t{node.depth} + 1);
-    path.push_back(next);
-    for (int32_t token = node.token; token >= 0; token = tree.same[static_cast<size_t>(token)])
-      allow(mask, token);
+    path[size_t{node.depth} + 1] = next;
+    allow(mask, node.token);
     ++i;
   }
+  mask.back() &= ~(~uint64_t{0} << (size % 64));
+  mask.resize((size + 63) / 64);
+  for (const auto& [token, twin] : tree.twins)
+    if (has(mask, token)) allow(mask, twin);
   if (recogniser_.may_end(place))
     for (const int token : ends_) allow(mask, token);
   return mask;
@@ -51,6 +63,7 @@ std::span<const uint64_t> Matcher::allowed() {
 }
 
 void Matcher::accept(int token) {
+  recogniser_.begin_work();
   const std::string bytes = constraint_.vocabulary->tokenizer().bytes_of(token, first_);
   for (const char c : bytes) {
     place_ = recogniser_.next(place_, static_cast<uint8_t>(c));

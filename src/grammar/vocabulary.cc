@@ -6,10 +6,6 @@
 
 namespace sala {
 
-namespace {
-constexpr size_t kLongest = 4096;  // bytes of a token; longer ones are never written
-}
-
 Vocabulary::Vocabulary(const Tokenizer& tokenizer, int64_t size)
     : tokenizer_(tokenizer), size_(size), tree_(plant(false)) {
   for (int id = 0; id < std::min<int64_t>(size, tokenizer.size()) && !differs_; ++id)
@@ -24,7 +20,7 @@ Vocabulary::Tree Vocabulary::plant(bool first) {
     if (!bytes.empty() && bytes.size() <= kLongest) tokens.emplace_back(std::move(bytes), id);
   }
   std::ranges::sort(tokens);
-  Tree tree{.nodes = {}, .same = std::vector<int32_t>(static_cast<size_t>(size_), -1)};
+  Tree tree;
   std::vector<Node>& nodes = tree.nodes;
   std::vector<size_t> path;  // nodes from the root to the last one
   const auto leave = [&](size_t depth) {
@@ -40,13 +36,15 @@ Vocabulary::Tree Vocabulary::plant(bool first) {
     for (size_t i = shared; i < bytes.size(); ++i) {
       path.push_back(nodes.size());
       nodes.push_back({.end = 0,
-                       .token = -1,
+                       .token = static_cast<int32_t>(size_),
                        .depth = static_cast<uint16_t>(i),
                        .byte = static_cast<uint8_t>(bytes[i])});
     }
     int32_t& token = nodes[path.back()].token;
-    tree.same[static_cast<size_t>(id)] = token;
-    token = id;
+    if (token == size_)
+      token = id;
+    else
+      tree.twins.emplace_back(token, id);
   }
   leave(0);
   return tree;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "text/tokenizer.h"
@@ -14,13 +15,13 @@ class Vocabulary {
   /// A node's children follow it, up to `end`.
   struct Node {
     int32_t end;     ///< index behind the last node below it
-    int32_t token;   ///< the first of the tokens that end here, or -1
+    int32_t token;   ///< one of the tokens that end here, or `size`
     uint16_t depth;  ///< bytes in front of its own
     uint8_t byte;
   };
   struct Tree {
     std::vector<Node> nodes;
-    std::vector<int32_t> same;  ///< [size]: another token of the same bytes, or -1
+    std::vector<std::pair<int32_t, int32_t>> twins;  ///< the token of a node, another one of its
   };
 
   /// `size`: ids of the model, which may be more than the tokenizer's. The tokenizer must outlive
@@ -31,6 +32,8 @@ class Vocabulary {
   const Tree& tree(bool first) const { return first && differs_ ? first_ : tree_; }
   int64_t size() const { return size_; }
   const Tokenizer& tokenizer() const { return tokenizer_; }
+
+  static constexpr size_t kLongest = 4096;  ///< bytes of a token; longer ones are never written
 
  private:
   Tree plant(bool first);
