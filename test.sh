@@ -57,7 +57,7 @@ groups=(build test)
 [[ $all == yes ]] && groups+=(all)
 scripts/packages.sh "${groups[@]}" || exit 1
 # The oracles of the text tests; without a network those tests say that they are skipped.
-scripts/venv.sh tokenizers sentencepiece jinja2 > "$results/venv.log" 2>&1 || tail -n 2 "$results/venv.log"
+scripts/venv.sh tokenizers sentencepiece jinja2 jsonschema rfc3339-validator > "$results/venv.log" 2>&1 || tail -n 2 "$results/venv.log"
 # Clients of the server.
 [[ $all == yes ]] && { scripts/venv.sh openai anthropic schemathesis locust >> "$results/venv.log" 2>&1 || tail -n 2 "$results/venv.log"; }
 # The default model, for the tests with a real one.
