@@ -63,6 +63,7 @@ class CallWriter {
     if (!properties.is_object()) fail("its parameters are not an object with \"properties\"");
     const XmlForm form = xml_form(format_);
     const OrderedJson required = schema.value("required", OrderedJson::array());
+    if (!required.is_array()) fail("its parameters have a \"required\" that is not an array");
     std::vector<Language> parts = {literal(form.begin + name + form.name_end)};
     for (const auto& [key, value] : properties.items()) {
       if (key.find_first_of("<>&\"\n") != std::string::npos)
@@ -106,7 +107,11 @@ Language tool_call_language(ToolFormat format, const OrderedJson& tools, const s
   std::vector<Language> calls;
   for (const OrderedJson& tool : tools) {
     const OrderedJson& function = tool.contains("function") ? tool["function"] : tool;
-    const std::string name = function.value("name", "");
+    const auto named = function.is_object() ? function.find("name") : function.end();
+    if (named == function.end() || !named->is_string())
+      fail("tools has {}; expected a function with a \"name\"",
+           tool.dump(-1, ' ', true).substr(0, 100));
+    const auto name = named->get<std::string>();
     if (!only.empty() && name != only) continue;
     OrderedJson schema = function.value("parameters", OrderedJson());
     if (!schema.is_object()) schema = {{"type", "object"}, {"properties", OrderedJson::object()}};

@@ -91,8 +91,13 @@ TEST_P(ToolCallLanguage, NamesOneTool) {
   EXPECT_NE(text.find("now"), std::string::npos);
   EXPECT_EQ(text.find("weather"), std::string::npos);
   EXPECT_THROW(tool_call_language(GetParam(), kTools, "then", false, rules), Error);
-  const OrderedJson bad = OrderedJson::parse(R"([{"function": {"name": "a<b"}}])");
-  EXPECT_THROW(tool_call_language(GetParam(), bad, "", false, rules), Error);
+  for (const char* bad :
+       {R"([{"function": {"name": "a<b"}}])", R"([{"function": {"name": 1}}])", "[1]",
+        R"([{"function": "f"}])", R"([{"type": "function"}])",
+        R"([{"function": {"name": "f", "parameters": {"properties": 1}}}])",
+        R"([{"function": {"name": "f", "parameters": {"properties": {}, "required": "x"}}}])"})
+    EXPECT_THROW(tool_call_language(GetParam(), OrderedJson::parse(bad), "", false, rules), Error)
+        << bad;
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, ToolCallLanguage,
