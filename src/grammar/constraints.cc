@@ -14,10 +14,19 @@ Language behind_thought(Thought thought, Language language) {
 }
 
 Constraint Constraints::of(const Language& language, const Rules& rules) const {
-  auto grammar = std::make_shared<const Grammar>(language, rules);
+  auto made = std::make_unique<const Grammar>(language, rules);
+  const int64_t size = made->size();
+  const std::shared_ptr<const Grammar> grammar(made.release(),
+                                               [states = states_, size](const Grammar* one) {
+                                                 delete one;
+                                                 *states -= size;
+                                               });
+  if ((*states_ += size) > kMostStatesAtATime)
+    throw TooManyConstraints(
+        "the grammars and schemas of the requests that are here leave no room for another");
   std::call_once(once_,
                  [&] { vocabulary_ = std::make_shared<const Vocabulary>(tokenizer_, vocab_); });
-  return {std::move(grammar), vocabulary_};
+  return {grammar, vocabulary_};
 }
 
 }  // namespace sala

@@ -30,6 +30,7 @@ class Grammar {
   Grammar(const Language& language, const Rules& rules = {});
 
   int start() const { return start_; }
+  int64_t size() const { return std::ssize(states_); }
   const State& state(int id) const { return states_[static_cast<size_t>(id)]; }
   /// Bytes that no arc tells apart have one class.
   int classes() const { return classes_; }

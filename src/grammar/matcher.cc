@@ -9,7 +9,7 @@
 namespace sala {
 namespace {
 
-constexpr size_t kMostMemory = size_t{64} << 20;  // of places and masks: then they are made anew
+constexpr size_t kMostMemory = size_t{16} << 20;  // of places and masks: then they are made anew
 
 void allow(std::vector<uint64_t>& mask, int32_t token) {
   mask[static_cast<size_t>(token) / 64] |= uint64_t{1} << (token % 64);

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/random.h"
+#include "grammar/constraints.h"
 #include "grammar/json_schema.h"
 #include "text/unicode.h"
 
@@ -149,6 +150,20 @@ TEST_P(MatcherTest, LongTexts) {
   matcher.accept(number);
   matcher.accept(byte(']'));
   EXPECT_TRUE(matcher.must_end());
+}
+
+TEST(Constraints, AreNotTooMany) {
+  const auto tokenizer = sala::tokenizer(false);
+  const Constraints constraints(*tokenizer, tokenizer->size());
+  const Language large = repeated(literal(std::string(49'000, 'a')), 0, 8);  // 392,000 states
+  const auto make = [&] { return constraints.of(large); };
+  std::vector<Constraint> alive;
+  for (int i = 0; i < 7; ++i) alive.push_back(make());
+  EXPECT_THROW(make(), TooManyConstraints);
+  EXPECT_THROW(make(), TooManyConstraints);
+  constraints.of(literal("a"));
+  alive.pop_back();
+  make();
 }
 
 INSTANTIATE_TEST_SUITE_P(Tokenizers, MatcherTest, ::testing::Bool(),

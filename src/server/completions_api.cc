@@ -106,6 +106,8 @@ Constraint Service::compiled(const std::string& param, const Language& language,
                              const Rules& rules) const {
   try {
     return constraints_.of(language, rules);
+  } catch (const TooManyConstraints& e) {
+    throw ApiError(503, e.what(), param, "too_many_constraints");
   } catch (const Error& e) {
     throw ApiError(400, fmt::format("{}: {}", param, e.what()), param, "invalid_value");
   }
