@@ -251,6 +251,14 @@ class Agents(unittest.TestCase):
         # What the model thinks in front of it is its own.
         self.assertIn("I should look.", chat["choices"][0]["message"].get("reasoning_content", ""))
 
+    def test_tokens_that_end_a_reply_that_is_constrained(self):
+        # One that the model does not have ends nothing; a reply that must be empty needs none.
+        fields = {"prompt": "a", "ignore_eos": True, "max_tokens": 5}
+        answer = self.ask("/v1/completions", fields | {"guided_regex": "a+", "stop_token_ids": [2**31 - 1]})["choices"][0]
+        self.assertEqual((set(answer["text"]), answer["finish_reason"]), ({"a"}, "length"))
+        answer = self.ask("/v1/completions", fields | {"guided_choice": [""]})["choices"][0]
+        self.assertEqual((answer["text"], answer["finish_reason"]), ("", "stop"))
+
     def test_anthropic(self):
         client = self.anthropic()
         fields = dict(model="told", max_tokens=99, messages=[{"role": "user", "content": QUESTION}], tools=[MESSAGES_TOOL])

@@ -26,9 +26,12 @@ Writer::Writer(const Tokenizer& tokenizer, std::span<const int> prompt, int64_t 
       detokenizer_(tokenizer, !options.show_special),
       stops_(options.stop_strings) {
   sampler_.see_prompt(prompt);
+  // A client may name tokens that this model does not have: none of them can come.
+  std::erase_if(options_.stop, [&](int id) { return id < 0 || id >= vocab; });
   if (options_.constraint) matcher_.emplace(*options_.constraint, options_.stop);
   if (options_.thought_limit && options_.thought != Thought::none)
     thought_limit_.emplace(tokenizer, options_.thought, *options_.thought_limit);
+  if (matcher_ && matcher_->must_end()) finish_ = Finish::stop;
   if (options_.limit <= 0) finish_ = Finish::length;
 }
 
