@@ -1,6 +1,7 @@
 #include "base/json.h"
 
 #include <algorithm>
+#include <array>
 
 #include "base/error.h"
 #include "base/mapped_file.h"
@@ -8,11 +9,16 @@
 namespace sala {
 namespace {
 
-constexpr int kMaxDepth = 256;
+/// What a JSON text asks of a parser, counted without parsing it.
+struct Shape {
+  int depth = 0;            ///< of its nesting (brackets outside strings)
+  int64_t comparisons = 0;  ///< of each key with those before it in its object
+};
 
-/// The nesting depth of a JSON text, counted without parsing it (brackets outside strings).
-int depth_of(std::string_view text) {
-  int depth = 0, deepest = 0;
+Shape shape_of(std::string_view text) {
+  Shape shape;
+  int depth = 0;
+  std::array<int64_t, kMostJsonDepth + 1> keys{};  // so far, of the objects that are open
   bool in_string = false;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
@@ -25,20 +31,27 @@ int depth_of(std::string_view text) {
     } else if (c == '"') {
       in_string = true;
     } else if (c == '[' || c == '{') {
-      deepest = std::max(deepest, ++depth);
+      shape.depth = std::max(shape.depth, ++depth);
+      if (depth > 0 && depth <= kMostJsonDepth) keys[static_cast<size_t>(depth)] = 0;
     } else if (c == ']' || c == '}') {
       --depth;
+    } else if (c == ':' && depth > 0 && depth <= kMostJsonDepth) {
+      shape.comparisons += keys[static_cast<size_t>(depth)]++;
     }
   }
-  return deepest;
+  return shape;
 }
 
 }  // namespace
 
-void check_json_text(std::string_view text, const std::string& name) {
-  if (const int depth = depth_of(text); depth > kMaxDepth)
-    fail("{}: JSON is nested {} levels deep, more than the {} that are accepted", name, depth,
-         kMaxDepth);
+void check_json_text(std::string_view text, const std::string& name, bool ordered) {
+  constexpr int64_t kMostComparisons = 50'000'000;  // 10,000 keys in one object; tenths of a second
+  const Shape shape = shape_of(text);
+  if (shape.depth > kMostJsonDepth)
+    fail("{}: JSON is nested {} levels deep, more than the {} that are accepted", name, shape.depth,
+         kMostJsonDepth);
+  if (ordered && shape.comparisons > kMostComparisons)
+    fail("{}: its objects have too many keys; expected 10,000 at most in one", name);
   // The library takes a NUL for the end and would ignore what follows.
   if (const size_t nul = text.find('\0'); nul != std::string_view::npos)
     fail("{}: not valid JSON: byte {} is NUL; the file is damaged", name, nul);

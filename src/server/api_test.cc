@@ -332,6 +332,15 @@ TEST(Api, AMessageOfNothingIsOne) {
           OrderedJson::array({{{"role", role}, {"content", ""}}}));
 }
 
+TEST(Api, ManySystemMessagesAreOneInLinearTime) {
+  std::string body = R"({"messages":[)";
+  constexpr int kMany = 200'000;  // seconds, where each copies those before it
+  for (int i = 0; i < kMany; ++i) body += R"({"role":"system","content":"a"},)";
+  const ChatCompletion c = parse_messages(body + R"({"role":"user","content":"b"}]})", {});
+  ASSERT_EQ(c.messages.size(), 2U);
+  EXPECT_EQ(c.messages[0]["content"].get_ref<const std::string&>().size(), 3U * kMany - 2);
+}
+
 TEST(Api, RefusesMessagesByName) {
   const auto body = [](const std::string& more) {
     return [=] { parse_messages("{" + kHi + "," + more + "}", {}); };

@@ -4,7 +4,7 @@ namespace sala {
 
 void Conversation::add(const std::string& role, const std::string& text) {
   if (role == "system" && messages_.size() == 1 && messages_[0]["role"] == "system")
-    messages_[0]["content"] = messages_[0]["content"].get<std::string>() + "\n\n" + text;
+    messages_[0]["content"].get_ref<std::string&>().append("\n\n").append(text);
   else
     messages_.push_back({{"role", role}, {"content", text}});
 }

@@ -165,5 +165,20 @@ TEST(ChatTemplate, IsFoundInADirectory) {
   std::filesystem::remove_all(directory);
 }
 
+TEST(OrderedJson, BoundsTheKeysOfAnObject) {
+  const auto of_keys = [](int objects, int keys) {
+    std::string text = "[";
+    for (int i = 0; i < objects * keys; ++i)
+      text += fmt::format("{}\"{}\":[{{}}]{}", i % keys == 0 ? "{" : "", i,
+                          i % keys + 1 < keys      ? ","
+                          : i + 1 < objects * keys ? "},"
+                                                   : "}]");
+    return text;
+  };
+  EXPECT_EQ(parse_ordered_json(of_keys(2, 5000), "x")[1].size(), 5000U);
+  EXPECT_THROW(parse_ordered_json(of_keys(1, 11'000), "x"), Error);
+  EXPECT_THROW(parse_ordered_json(of_keys(20, 3000), "x"), Error);
+}
+
 }  // namespace
 }  // namespace sala

@@ -1,9 +1,9 @@
 #include "text/json_progress.h"
 
+#include "base/json.h"
+
 namespace sala {
 namespace {
-
-constexpr size_t kMaxDepth = 256;  // of check_json_text
 
 bool is_hex(char c) {
   return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
@@ -73,7 +73,7 @@ JsonProgress::Is JsonProgress::step_structure(char c) {
 }
 
 JsonProgress::Is JsonProgress::open(char bracket) {
-  if (brackets_.size() == kMaxDepth) return Is::broken;
+  if (std::ssize(brackets_) == kMostJsonDepth) return Is::broken;
   brackets_ += bracket;
   expects_ = bracket == '{' ? Expects::key_or_end : Expects::item_or_end;
   return Is::open;

@@ -5,7 +5,7 @@
 namespace sala {
 
 OrderedJson parse_ordered_json(std::string_view text, const std::string& name) {
-  check_json_text(text, name);
+  check_json_text(text, name, true);
   try {
     return OrderedJson::parse(text);
   } catch (const OrderedJson::exception& e) {
