@@ -11,6 +11,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "server/errors.h"
 
 namespace sala {
 namespace {
@@ -41,14 +42,12 @@ std::string head(int status, const std::string& type, const HttpHeaders& headers
   return text + (keep ? "Connection: keep-alive\r\n\r\n" : "Connection: close\r\n\r\n");
 }
 
-std::string json_error(int status, const std::string& message) {
+std::string error_text(std::string_view path, int status, const std::string& message) {
   const char* code = status == 413   ? "body_too_large"
                      : status == 431 ? "headers_too_large"
                      : status == 503 ? "overloaded"
                                      : "malformed_request";
-  return fmt::format(
-      R"({{"error":{{"message":"{}","type":"invalid_request_error","param":null,"code":"{}"}}}})",
-      message, code);
+  return text_of(error_of_path(path, status, message, {}, code));
 }
 
 /// What a request's body adds to the sum of all, as long as it is in memory.
@@ -190,7 +189,7 @@ struct HttpServer::Impl {
         if (ec) {
           parser.get().body() = {};
           held->set(0);
-          co_await refuse(ec);
+          co_await refuse(ec, std::string(parser.get().target()));
           break;
         }
         keep = co_await answer(parser.release(), held);
@@ -200,7 +199,7 @@ struct HttpServer::Impl {
       stream.close();
     }
 
-    asio::awaitable<void> refuse(error_code ec) {
+    asio::awaitable<void> refuse(error_code ec, std::string path) {
       int status = 400;
       if (ec == http::error::end_of_stream || ec == asio::error::eof ||
           ec == asio::error::connection_reset || ec == beast::error::timeout)
@@ -208,8 +207,8 @@ struct HttpServer::Impl {
       if (ec == http::error::body_limit) status = 413;
       if (ec == http::error::header_limit) status = 431;
       if (ec == asio::error::no_memory) status = 503;
-      const std::string body = json_error(
-          status,
+      const std::string body = error_text(
+          path, status,
           status == 413 ? fmt::format("the body is larger than {} bytes", server.options.body_limit)
           : status == 503
               ? fmt::format(
@@ -328,7 +327,7 @@ struct HttpServer::Impl {
       error_code ignored;
       socket.set_option(tcp::no_delay(true), ignored);
       if (std::ssize(connections) >= options.connections) {
-        const std::string body = json_error(503, "too many connections");
+        const std::string body = error_text({}, 503, "too many connections");
         const std::string text =
             head(503, "application/json", {{"Retry-After", "1"}}, false, body.size(), false) + body;
         socket.non_blocking(true, ignored);

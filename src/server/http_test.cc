@@ -175,6 +175,9 @@ TEST_F(Http, RefusesWhatIsTooLargeTooSlowOrNoHttp) {
             std::string::npos);
   EXPECT_NE(ask("nonsense\r\n\r\n").find(" 400 "), std::string::npos);
   EXPECT_NE(ask("nonsense\r\n\r\n").find(R"("code":"malformed_request")"), std::string::npos);
+  EXPECT_NE(ask("POST /v1/messages?beta=true HTTP/1.1\r\nContent-Length: 104857600\r\n\r\n")
+                .find(R"({"type":"error","error":{"type":"request_too_large")"),
+            std::string::npos);
   EXPECT_EQ(ask("POST /echo HTTP/1.1\r\nContent-Length: 5\r\n\r\nhi"),
             "");  // closed after a second
   EXPECT_NE(ask("POST /echo HTTP/1.1\r\nExpect: 100-continue\r\nConnection: "

@@ -1,19 +1,9 @@
 // Anthropic's messages.
 #include "server/block_reply.h"
+#include "server/errors.h"
 #include "server/reply_formats.h"
 
 namespace sala {
-
-OrderedJson anthropic_error(int status, const std::string& message) {
-  const char* type = status == 401   ? "authentication_error"
-                     : status == 403 ? "permission_error"
-                     : status == 404 ? "not_found_error"
-                     : status == 429 ? "rate_limit_error"
-                     : status == 503 ? "overloaded_error"
-                     : status >= 500 ? "api_error"
-                                     : "invalid_request_error";
-  return {{"type", "error"}, {"error", {{"type", type}, {"message", message}}}};
-}
 
 namespace {
 

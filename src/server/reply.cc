@@ -3,23 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "server/errors.h"
+
 namespace sala {
-
-OrderedJson error_json(int status, const std::string& message, const std::string& param,
-                       const std::string& code) {
-  const char* type = status == 401 || status == 403   ? "authentication_error"
-                     : status == 429 || status == 503 ? "overloaded_error"
-                     : status >= 500                  ? "server_error"
-                                                      : "invalid_request_error";
-  OrderedJson error = {{"message", message}, {"type", type}, {"param", nullptr}, {"code", nullptr}};
-  if (!param.empty()) error["param"] = param;
-  if (!code.empty()) error["code"] = code;
-  return {{"error", error}};
-}
-
-std::string text_of(const OrderedJson& json) {
-  return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
-}
 
 Reply::Reply(std::string_view kind, const Tokenizer& tokenizer, Options options,
              std::vector<std::vector<int>> prompts)
@@ -51,9 +37,7 @@ std::string Reply::id_of(std::string_view kind, size_t choice, size_t part) cons
   return fmt::format("{}{}{:x}{:02x}", kind, options_.number, choice, part);
 }
 
-OrderedJson Reply::error(const std::string& message) const {
-  return error_json(500, message, {}, {});
-}
+OrderedJson Reply::error(const std::string& message) const { return openai_error(500, message); }
 
 std::string Reply::event_of(const OrderedJson& json) const {
   return "data: " + text_of(json) + "\n\n";

@@ -117,10 +117,4 @@ class Reply {
   bool begun_ = false;
 };
 
-/// An error as OpenAI's clients read it.
-OrderedJson error_json(int status, const std::string& message, const std::string& param,
-                       const std::string& code);
-/// JSON as it goes out: bytes that are not UTF-8 become U+FFFD.
-std::string text_of(const OrderedJson& json);
-
 }  // namespace sala

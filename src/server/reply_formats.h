@@ -17,7 +17,4 @@ ReplyFormat text_reply;       ///< OpenAI's /v1/completions
 ReplyFormat messages_reply;   ///< Anthropic's /v1/messages
 ReplyFormat responses_reply;  ///< OpenAI's /v1/responses
 
-/// An error as Anthropic's clients read it.
-OrderedJson anthropic_error(int status, const std::string& message);
-
 }  // namespace sala

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "base/json.h"
+#include "server/errors.h"
 
 namespace sala {
 namespace {
@@ -147,9 +148,7 @@ void Service::handle(HttpRequest request, const std::shared_ptr<Exchange>& excha
   std::string allowed;  // methods of the path
   const auto refuse = [&](int status, const std::string& message, const std::string& param,
                           const std::string& code, HttpHeaders headers = {}) {
-    const bool anthropic = request.path.starts_with("/v1/messages");
-    respond(exchange, status,
-            anthropic ? anthropic_error(status, message) : error_json(status, message, param, code),
+    respond(exchange, status, error_of_path(request.path, status, message, param, code),
             std::move(headers));
   };
   try {

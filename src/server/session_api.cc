@@ -1,6 +1,7 @@
 // /v1/sessions: texts with names, kept in memory and on the disk.
 #include <algorithm>
 
+#include "server/errors.h"
 #include "server/service.h"
 
 namespace sala {
@@ -193,13 +194,13 @@ void Service::read_session(const HttpRequest& http, const std::shared_ptr<Exchan
   };
   request.on_event = [this, exchange, stream, over, done = std::move(done), name = http.id,
                       total = std::ssize(tokens)](const ReplyEvent& event) {
-    if (!event.error.empty()) return over(409, error_json(409, event.error, {}, {}));
+    if (!event.error.empty()) return over(409, openai_error(409, event.error));
     if (event.finish == Finish::cancelled)
-      return over(503, error_json(503, "the server is about to end", {}, "draining"));
+      return over(503, openai_error(503, "the server is about to end", {}, "draining"));
     if (event.finish) {
       if (done()) return over(200, session_json(sessions_.entry(name)));
-      return over(409, error_json(409, "the session was changed by another request meanwhile", {},
-                                  "conflict"));
+      return over(409, openai_error(409, "the session was changed by another request meanwhile", {},
+                                    "conflict"));
     }
     if (stream)
       exchange->send(
