@@ -208,6 +208,7 @@ TEST(Api, ReadsWhatAReplyMayBe) {
     };
   };
   expect_refused(language(R"("guided_json":{"not":{}})"), "guided_json", "\"not\"");
+  expect_refused(language(R"("guided_json":"{")"), "guided_json", "not valid JSON");
   expect_refused(language(R"("guided_regex":"(")"), "guided_regex", "byte 1");
   expect_refused(language(R"("grammar":"x")"), "grammar", "line 1");
 }

@@ -13,12 +13,14 @@ namespace {
 using Kind = ReplyForm::Kind;
 
 ReplyForm form_of_schema(const std::string& param, const OrderedJson& schema) {
-  // Some clients send it as text.
-  return {.kind = Kind::json,
-          .param = param,
-          .schema = schema.is_string()
-                        ? parse_ordered_json(schema.get_ref<const std::string&>(), param)
-                        : schema};
+  ReplyForm form{.kind = Kind::json, .param = param, .schema = schema};
+  if (!schema.is_string()) return form;
+  try {  // some clients send it as text
+    form.schema = parse_ordered_json(schema.get_ref<const std::string&>(), param);
+  } catch (const Error& e) {
+    refuse(param, e.what());
+  }
+  return form;
 }
 
 ReplyForm form_of_text(Kind kind, const std::string& param, const OrderedJson& text) {
