@@ -103,15 +103,16 @@ class MessagesReply : public BlockReply {
     panic("unknown part", __FILE__, __LINE__);
   }
   OrderedJson ending_json() const {
-    const bool stopped = !choice().stopped_by.empty();
     // A server that ends has paused the turn, which may go on with another one.
     const char* reason = choice().calls_tools()              ? "tool_use"
                          : choice().finish == Finish::length ? "max_tokens"
                          : choice().finish != Finish::stop   ? "pause_turn"
-                         : stopped                           ? "stop_sequence"
+                         : !choice().stopped_by.empty()      ? "stop_sequence"
                                                              : "end_turn";
     return {{"stop_reason", reason},
-            {"stop_sequence", stopped ? OrderedJson(choice().stopped_by) : OrderedJson()}};
+            {"stop_sequence", reason == std::string_view("stop_sequence")
+                                  ? OrderedJson(choice().stopped_by)
+                                  : OrderedJson()}};
   }
   OrderedJson usage_json() const {
     const Usage usage = this->usage();

@@ -39,6 +39,10 @@ std::string Reply::id_of(std::string_view kind, size_t choice, size_t part) cons
 
 OrderedJson Reply::error(const std::string& message) const { return openai_error(500, message); }
 
+void Reply::send_error(const std::string& message, Exchange& exchange) {
+  exchange.send(event_of(error(message)));
+}
+
 std::string Reply::event_of(const OrderedJson& json) const {
   return "data: " + text_of(json) + "\n\n";
 }
@@ -55,12 +59,13 @@ void Reply::hear(size_t index, const ReplyEvent& event, Exchange& exchange) {
   choice.usage = event.usage;
   const bool ends = event.finish || !event.error.empty();
   if (ends) --left_;
+  if (options_.stream && !std::exchange(begun_, true)) send_begin(exchange);
   if (!event.error.empty()) {
     status_ = 500;
     left_ = 0;
     if (!options_.stream)
       return exchange.respond(500, "application/json", text_of(error(event.error)));
-    exchange.send(event_of(error(event.error)));
+    send_error(event.error, exchange);
     return exchange.end();
   }
   const std::vector<ReplyPart> added = split(choice, event, ends);
@@ -69,7 +74,6 @@ void Reply::hear(size_t index, const ReplyEvent& event, Exchange& exchange) {
     if (over()) exchange.respond(200, "application/json", text_of(whole()));
     return;
   }
-  if (!std::exchange(begun_, true)) send_begin(exchange);
   if (event.tokens.empty() && event.text.empty() && !ends)
     // Still reading: a comment, which every client ignores and a waiting human may look at.
     exchange.send(fmt::format(": prompt {}/{}\n\n", event.prompt_read, choice.prompt.size()));

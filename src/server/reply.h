@@ -92,8 +92,9 @@ class Reply {
   virtual void send_end(Exchange& exchange) = 0;
   /// The answer that is no stream.
   virtual OrderedJson whole() = 0;
-  /// What says that the reply could not be finished.
+  /// What says that the reply could not be finished, as an answer and in a stream.
   virtual OrderedJson error(const std::string& message) const;
+  virtual void send_error(const std::string& message, Exchange& exchange);
   virtual std::string event_of(const OrderedJson& json) const;
 
   const Options& options() const { return options_; }

@@ -246,14 +246,15 @@ TEST(MessagesReply, StreamsBlocksOneAfterTheOther) {
 }
 
 TEST(MessagesReply, SaysWhyItStopped) {
-  const auto stops = [](const Ending& ending) {
-    const OrderedJson json = answer(messages_reply, options(), "hi", 1, ending).json();
+  const auto stops = [](const Ending& ending, const std::string& text = "hi") {
+    const OrderedJson json = answer(messages_reply, options(), text, 1, ending).json();
     return std::pair(json["stop_reason"], json["stop_sequence"]);
   };
   using Pair = std::pair<OrderedJson, OrderedJson>;
   EXPECT_EQ(stops({}), Pair("end_turn", nullptr));
   EXPECT_EQ(stops({Finish::length}), Pair("max_tokens", nullptr));
   EXPECT_EQ(stops({Finish::stop, "END"}), Pair("stop_sequence", "END"));
+  EXPECT_EQ(stops({Finish::stop, "END"}, kText), Pair("tool_use", nullptr));
   EXPECT_EQ(stops({Finish::cancelled}), Pair("pause_turn", nullptr));
 }
 
@@ -338,9 +339,20 @@ TEST(Reply, TellsAnErrorInItsFormat) {
   for (const bool stream : {false, true}) {
     EXPECT_EQ(failed(chat_reply, stream)["error"]["message"], "the disk is gone");
     EXPECT_EQ(failed(messages_reply, stream)["error"]["type"], "api_error");
-    const OrderedJson response = failed(responses_reply, stream);
-    EXPECT_EQ(stream ? response["message"] : response["error"]["message"], "the disk is gone");
+    const OrderedJson last = failed(responses_reply, stream);
+    const OrderedJson& response = stream ? last["response"] : last;
+    EXPECT_EQ(response["error"]["message"], "the disk is gone");
+    if (!stream) continue;
+    EXPECT_EQ(last["type"], "response.failed");
+    EXPECT_EQ(response["status"], "failed");
   }
+  // Before anything was written too, a stream has its beginning.
+  const auto reply = responses_reply(tokenizer(), options(true), {{1}});
+  Kept kept;
+  reply->hear(0, {.error = "no page"}, kept);
+  EXPECT_EQ(
+      types_of(kept.events()),
+      (std::vector<std::string>{"response.created", "response.in_progress", "response.failed"}));
 }
 
 }  // namespace

@@ -11,13 +11,11 @@ class ResponsesReply : public BlockReply {
       : BlockReply("resp_", tokenizer, std::move(options), std::move(prompts)) {}
 
  private:
-  OrderedJson error(const std::string& message) const override {
-    if (!options().stream) return BlockReply::error(message);
-    return {{"type", "error"},
-            {"code", "server_error"},
-            {"message", message},
-            {"param", nullptr},
-            {"sequence_number", sent_}};
+  void send_error(const std::string& message, Exchange& exchange) override {
+    OrderedJson response = response_json(false);
+    response["status"] = "failed";
+    response["error"] = {{"code", "server_error"}, {"message", message}};
+    send_numbered({{"type", "response.failed"}, {"response", response}}, exchange);
   }
   OrderedJson whole() override { return response_json(true); }
   void send_begin(Exchange& exchange) override {
