@@ -63,8 +63,10 @@ ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;
 
 Thought ChatTemplate::thought_behind(std::string_view prompt) const {
   if (!impl_->knows_thoughts) return Thought::none;
-  const size_t last = prompt.find_last_not_of(" \t\r\n");
-  return prompt.substr(0, last + 1).ends_with("<think>") ? Thought::begun : Thought::possible;
+  prompt = prompt.substr(0, prompt.find_last_not_of(" \t\r\n") + 1);
+  return prompt.ends_with("<think>")    ? Thought::begun
+         : prompt.ends_with("</think>") ? Thought::none  // where thinking is switched off
+                                        : Thought::possible;
 }
 
 std::string ChatTemplate::render(const OrderedJson& messages, const OrderedJson& tools,

@@ -180,5 +180,13 @@ TEST(OrderedJson, BoundsTheKeysOfAnObject) {
   EXPECT_THROW(parse_ordered_json(of_keys(20, 3000), "x"), Error);
 }
 
+TEST(ChatTemplate, KnowsWhatAReplyBeginsWith) {
+  const ChatTemplate thinks("{{ '<think>' }}", "test");
+  EXPECT_EQ(thinks.thought_behind("assistant\n"), Thought::possible);
+  EXPECT_EQ(thinks.thought_behind("assistant\n<think>\n"), Thought::begun);
+  EXPECT_EQ(thinks.thought_behind("assistant\n<think>\n\n</think>\n\n"), Thought::none);
+  EXPECT_EQ(ChatTemplate("{{ messages }}", "test").thought_behind("<think>"), Thought::none);
+}
+
 }  // namespace
 }  // namespace sala
