@@ -19,6 +19,13 @@ void check_calls(const std::string& where, const OrderedJson& calls) {
   }
 }
 
+/// A tool that is a function has a name, and its schema is an object where it has one.
+void check_tool(const std::string& where, const OrderedJson& tool) {
+  const OrderedJson* function = Fields(tool, where).object("function");
+  if (function == nullptr) refuse(where + ".function", where + ".function is missing");
+  function_of(Fields(*function, where + ".function"), "parameters");
+}
+
 }  // namespace
 
 void read_messages(const OrderedJson& messages, ChatCompletion& c) {
@@ -67,27 +74,20 @@ ChatCompletion parse_chat(const std::string& body, const SamplingParams& default
   bool echo = false;
   fields.boolean("echo", echo);
   if (echo) refuse("echo", "echo is for /v1/completions; a chat answers with its reply only");
-  const OrderedJson* messages = fields.find("messages");
-  if (messages == nullptr || !messages->is_array() || messages->empty())
-    refuse("messages", fmt::format("messages is {}; expected an array of at least one message",
-                                   messages == nullptr    ? "missing"
-                                   : messages->is_array() ? "empty"
-                                                          : shown(*messages)));
-  read_messages(*messages, c);
+  read_messages(fields.filled_array("messages", "an array of at least one message"), c);
   if (const OrderedJson* prediction = fields.find("prediction")) {
     if (type_of(*prediction) != "content" || !prediction->contains("content"))
       refuse("prediction", "prediction is " + shown(*prediction) +
                                R"(; expected {"type": "content", "content": TEXT})");
     c.expected = content_text("prediction.content", (*prediction)["content"]);
   }
-  if (const OrderedJson* tools = fields.array("tools")) {
-    for (const OrderedJson& tool : *tools)  // the template knows functions only
-      if (type_of(tool) == "function") c.tools.push_back(tool);
-  }
-  if (const OrderedJson* choice = fields.find("tool_choice")) choose_tools(*choice, c);
-  bool several = true;
-  fields.boolean("parallel_tool_calls", several);
-  c.one_call = !several;
+  if (const OrderedJson* tools = fields.array("tools"))
+    for (size_t i = 0; i < tools->size(); ++i)
+      if (const OrderedJson& tool = (*tools)[i]; type_of(tool) == "function") {
+        check_tool(fmt::format("tools[{}]", i), tool);
+        c.tools.push_back(tool);  // the template knows functions only
+      }
+  read_tool_choice(fields, c);
   if (const OrderedJson* variables = fields.object("chat_template_kwargs"))
     c.variables = *variables;
   std::string effort;

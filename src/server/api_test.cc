@@ -111,6 +111,14 @@ TEST(Api, RefusesByName) {
   expect_refused(chat(R"("grammar":5)"), "grammar", "expected a text");
   expect_refused(chat(R"("tool_choice":"required")"), "tool_choice", "no tools");
   expect_refused(chat(R"("tool_choice":"sometimes")"), "tool_choice", "expected");
+  const auto tool = [&](const std::string& json) { return chat(R"("tools":[)" + json + "]"); };
+  expect_refused(tool(R"({"type":"function"})"), "tools[0].function", "missing");
+  expect_refused(tool(R"({"type":"function","function":"f"})"), "tools[0].function", "object");
+  expect_refused(tool(R"({"type":"function","function":{}})"), "tools[0].function.name", "missing");
+  expect_refused(tool(R"({"type":"function","function":{"name":5}})"), "tools[0].function.name",
+                 "text");
+  expect_refused(tool(R"({"type":"function","function":{"name":"f","parameters":[]}})"),
+                 "tools[0].function.parameters", "object");
   expect_refused(chat(R"("messages":[{"role":"user","content":[{"type":{},"text":""}]}])"),
                  "messages[0].content", "texts only");
   expect_refused([] { parse_chat("{}", {}); }, "messages", "missing");

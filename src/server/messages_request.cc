@@ -97,20 +97,12 @@ void read_tools(const Fields& fields, ChatCompletion& c) {
       const std::string type = type_of(tool), where = fmt::format("tools[{}]", i);
       if (!tool.is_object()) refuse(where, where + " is " + shown(tool) + "; expected an object");
       if (!type.empty() && type != "custom") continue;  // tools that Anthropic's servers have
-      const Fields one(tool, where);
-      OrderedJson function = {{"name", one.text("name")}};
-      std::string about;
-      one.text("description", about);
-      if (!about.empty()) function["description"] = about;
-      const OrderedJson* schema = one.object("input_schema");
-      function["parameters"] = schema == nullptr ? OrderedJson::object() : *schema;
-      c.tools.push_back({{"type", "function"}, {"function", function}});
+      c.tools.push_back(function_of(Fields(tool, where), "input_schema"));
     }
   }
-  if (const OrderedJson* choice = fields.object("tool_choice")) {
-    choose_tools(*choice, c);
+  read_tool_choice(fields, c);
+  if (const OrderedJson* choice = fields.object("tool_choice"))
     Fields(*choice, "tool_choice").boolean("disable_parallel_tool_use", c.one_call);
-  }
 }
 
 }  // namespace
@@ -128,12 +120,9 @@ ChatCompletion parse_messages(const std::string& body, const SamplingParams& def
     const std::string text = system_of(*system);
     if (!text.empty()) conversation.add("system", text);
   }
-  const OrderedJson* messages = fields.array("messages");
-  if (messages == nullptr || messages->empty())
-    refuse("messages", fmt::format("messages is {}; expected an array of at least one message",
-                                   messages == nullptr ? "missing" : "empty"));
-  for (size_t i = 0; i < messages->size(); ++i)
-    add_message(fmt::format("messages[{}]", i), (*messages)[i], conversation);
+  const OrderedJson& messages = fields.filled_array("messages", "an array of at least one message");
+  for (size_t i = 0; i < messages.size(); ++i)
+    add_message(fmt::format("messages[{}]", i), messages[i], conversation);
   read_messages(conversation.messages(), c);
   read_tools(fields, c);
   if (const OrderedJson* thinking = fields.object("thinking")) {

@@ -90,6 +90,17 @@ const OrderedJson* Fields::object(const char* name) const {
   return field;
 }
 
+const OrderedJson& Fields::filled_array(const char* name, const char* expected) const {
+  const OrderedJson* field = find(name);
+  if (field == nullptr || !field->is_array() || field->empty())
+    refuse(where_ + name, fmt::format("{}{} is {}; expected {}", where_, name,
+                                      field == nullptr    ? "missing"
+                                      : field->is_array() ? "empty"
+                                                          : shown(*field),
+                                      expected));
+  return *field;
+}
+
 std::string content_text(const std::string& where, const OrderedJson& content,
                          const char* between) {
   if (content.is_null()) return "";
@@ -203,6 +214,17 @@ void require_one(const Completion& completion) {
                             completion.n));
 }
 
+OrderedJson function_of(const Fields& tool, const char* schema) {
+  OrderedJson function = {{"name", tool.text("name")}};
+  std::string about;
+  tool.text("description", about);
+  if (!about.empty()) function["description"] = about;
+  if (const OrderedJson* parameters = tool.object(schema)) function["parameters"] = *parameters;
+  return {{"type", "function"}, {"function", function}};
+}
+
+namespace {
+
 void choose_tools(const OrderedJson& choice, ChatCompletion& chat) {
   const std::string word = choice.is_string() ? choice.get<std::string>() : type_of(choice);
   if (word == "none") {
@@ -221,6 +243,15 @@ void choose_tools(const OrderedJson& choice, ChatCompletion& chat) {
   }
   if (chat.must_call && chat.tools.is_null())
     refuse("tool_choice", "tool_choice is " + shown(choice) + ", and there are no tools to call");
+}
+
+}  // namespace
+
+void read_tool_choice(const Fields& fields, ChatCompletion& chat) {
+  if (const OrderedJson* choice = fields.find("tool_choice")) choose_tools(*choice, chat);
+  bool several = true;
+  fields.boolean("parallel_tool_calls", several);
+  chat.one_call = !several;
 }
 
 void set_thinking(ChatCompletion& chat, bool thinking) {

@@ -48,6 +48,8 @@ class Fields {
   std::string text(const char* name) const;
   /// An array, or nothing.
   const OrderedJson* array(const char* name) const;
+  /// An array of at least one thing; `expected` says of what.
+  const OrderedJson& filled_array(const char* name, const char* expected) const;
   /// An object, or nothing.
   const OrderedJson* object(const char* name) const;
 
@@ -77,9 +79,14 @@ void require_one(const Completion& completion);
 /// are texts, the arguments of calls objects.
 void read_messages(const OrderedJson& messages, ChatCompletion& chat);
 
-/// Whether the model may, must or must not call tools: "auto", "none", "required" and "any", which
-/// are the same, or an object of such a type or one that names a tool.
-void choose_tools(const OrderedJson& choice, ChatCompletion& chat);
+/// A function as chat completions have them in `tools`, out of a tool that has its schema in the
+/// field `schema`.
+OrderedJson function_of(const Fields& tool, const char* schema);
+
+/// Reads `tool_choice`: whether the model may, must or must not call tools: "auto", "none",
+/// "required" and "any", which are the same, or an object of such a type or one that names a tool;
+/// and `parallel_tool_calls`. The chat has its tools.
+void read_tool_choice(const Fields& fields, ChatCompletion& chat);
 
 /// Whether the model is to think, for the chat template; a variable of the client's goes first.
 void set_thinking(ChatCompletion& chat, bool thinking);

@@ -56,13 +56,9 @@ void read_input(const Fields& fields, ChatCompletion& c) {
   if (input != nullptr && input->is_string()) {
     conversation.add("user", input->get<std::string>());
   } else {
-    if (input == nullptr || !input->is_array() || input->empty())
-      refuse("input", fmt::format("input is {}; expected a text, or an array of items",
-                                  input == nullptr    ? "missing"
-                                  : input->is_array() ? "empty"
-                                                      : shown(*input)));
-    for (size_t i = 0; i < input->size(); ++i)
-      add_item(fmt::format("input[{}]", i), (*input)[i], conversation);
+    const OrderedJson& items = fields.filled_array("input", "a text, or an array of items");
+    for (size_t i = 0; i < items.size(); ++i)
+      add_item(fmt::format("input[{}]", i), items[i], conversation);
   }
   if (conversation.messages().empty())
     refuse("input", "input has nothing that a model could read; expected a message");
@@ -74,17 +70,10 @@ void read_functions(const Fields& fields, ChatCompletion& c) {
     for (size_t i = 0; i < tools->size(); ++i) {
       const OrderedJson& tool = (*tools)[i];
       if (type_of(tool) != "function") continue;  // tools that OpenAI's servers have
-      const Fields one(tool, fmt::format("tools[{}]", i));
-      OrderedJson function = {{"name", one.text("name")}};
-      for (const char* field : {"description", "parameters"})
-        if (const OrderedJson* value = one.find(field)) function[field] = *value;
-      c.tools.push_back({{"type", "function"}, {"function", function}});
+      c.tools.push_back(function_of(Fields(tool, fmt::format("tools[{}]", i)), "parameters"));
     }
   }
-  if (const OrderedJson* choice = fields.find("tool_choice")) choose_tools(*choice, c);
-  bool several = true;
-  fields.boolean("parallel_tool_calls", several);
-  c.one_call = !several;
+  read_tool_choice(fields, c);
 }
 
 /// Refuses what a client must not believe to have got.
