@@ -13,6 +13,17 @@ int64_t common(std::span<const int> a, std::span<const int> b) {
   return std::ranges::mismatch(a, b).in1 - a.begin();
 }
 
+/// Adds a request for each of the n choices of a prompt, each with a seed of its own.
+void add_choices(const Request& request, int n, std::vector<Request>& requests) {
+  const bool first = requests.empty();
+  for (int i = 0; i < n; ++i) {
+    Request& one = requests.emplace_back(request);
+    one.reply.sampling.seed += static_cast<uint64_t>(i);
+    // The first of all is the only one that others can wait for by number.
+    one.after = first && i > 0 ? 1 : 0;
+  }
+}
+
 /// What a client calls its conversation: a header, or OpenAI's field.
 std::string session_of(const HttpRequest& request, const Completion& completion) {
   const std::string name = request.header("x-session-id");
@@ -142,12 +153,7 @@ void Service::answer(const HttpRequest& http, const std::shared_ptr<Exchange>& e
       request.expected.resize(static_cast<size_t>(request.reply.limit));
   }
   std::vector<Request> requests;
-  for (int i = 0; i < chat.n; ++i) {
-    Request one = request;
-    one.reply.sampling.seed += static_cast<uint64_t>(i);
-    one.after = i > 0 ? 1 : 0;
-    requests.push_back(std::move(one));
-  }
+  add_choices(request, chat.n, requests);
   Reply::Options options = options_of(chat);
   options.chat = true;
   options.thinking = prompt.thought == Thought::begun;
@@ -233,18 +239,13 @@ void Service::completions(const HttpRequest& http, const std::shared_ptr<Exchang
     }
     std::vector<int64_t> marks;
     if (bound) prompt = behind_documents(bound->text, prompt, marks);
-    for (int i = 0; i < text.n; ++i) {
-      Request request = request_of(text, prompt, caller_of(http, called));
-      request.marks = marks;
-      request.reuse |= bound.has_value();
-      request.reply.sampling.seed += static_cast<uint64_t>(i);
-      request.prompt_logprobs = text.echo && text.logprobs;
-      // The first of all is the only one that others can wait for by number.
-      request.after = i > 0 && prompts.size() == static_cast<size_t>(i) ? 1 : 0;
-      requests.push_back(std::move(request));
-      prompts.push_back(prompt);
-      if (text.echo) echoes.push_back(echo);
-    }
+    Request request = request_of(text, prompt, caller_of(http, called));
+    request.marks = marks;
+    request.reuse |= bound.has_value();
+    request.prompt_logprobs = text.echo && text.logprobs;
+    add_choices(request, text.n, requests);
+    prompts.insert(prompts.end(), static_cast<size_t>(text.n), prompt);
+    if (text.echo) echoes.insert(echoes.end(), static_cast<size_t>(text.n), echo);
   }
   Reply::Options options = options_of(text);
   options.echoes = std::move(echoes);

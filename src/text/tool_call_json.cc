@@ -7,8 +7,6 @@
 namespace sala {
 namespace {
 
-constexpr std::string_view kEnd = "</tool_call>";
-
 /// The arguments as an object's own bytes, from `json`: an object, a string that holds one, or
 /// nothing at all (also as null or an empty string).
 std::optional<std::string> arguments_of(std::string_view json) {
@@ -81,8 +79,8 @@ class JsonReader : public ToolCallReader {
   Is step_end(char c) {
     if (end_.empty() && is_json_space(c)) return Is::open;
     end_ += c;
-    if (end_ == kEnd) return Is::whole;
-    return kEnd.starts_with(end_) ? Is::open : Is::broken;
+    if (end_ == kToolCallEnd) return Is::whole;
+    return kToolCallEnd.starts_with(end_) ? Is::open : Is::broken;
   }
 
   const ToolSchemas* tools_;

@@ -4,7 +4,6 @@ namespace sala {
 namespace {
 
 constexpr std::string_view kToolCall = "<tool_call>";
-constexpr std::string_view kToolCallEnd = "</tool_call>";
 constexpr XmlDialect kMiniCpm = {"<function name=", "<param name=", "</param>", true};
 constexpr XmlDialect kQwen = {"<function=", "<parameter=", "</parameter>", false};
 

@@ -11,6 +11,9 @@
 
 namespace sala {
 
+/// Ends a call, or several, in the formats that put a tag around them.
+inline constexpr std::string_view kToolCallEnd = "</tool_call>";
+
 /// Reads, byte by byte, what stands behind the opening mark of a call.
 class ToolCallReader {
  public:

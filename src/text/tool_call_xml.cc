@@ -11,7 +11,6 @@ namespace sala {
 namespace {
 
 constexpr std::string_view kFunctionEnd = "</function>";
-constexpr std::string_view kWrapperEnd = "</tool_call>";
 constexpr std::string_view kCdata = "<![CDATA[";
 constexpr std::string_view kCdataEnd = "]]>";
 constexpr size_t kMaxName = 256;
@@ -118,7 +117,7 @@ XmlReader::Is XmlReader::step_mark(char c) {
       expected_, [&](std::string_view each) { return each.starts_with(seen_); });
   if (mark == expected_.end()) return Is::broken;
   if (seen_ != *mark) return Is::open;
-  if (seen_ == kWrapperEnd) return Is::whole;
+  if (seen_ == kToolCallEnd) return Is::whole;
   if (seen_ == kFunctionEnd) return close_function();
   state_ = seen_ == dialect_.function ? State::function_name : State::parameter_name;
   closed_ = false;
@@ -180,7 +179,7 @@ XmlReader::Is XmlReader::close_function() {
   places_.clear();
   closed_ = true;
   if (!wrapped_) return Is::whole;
-  expect({kWrapperEnd, dialect_.function});
+  expect({kToolCallEnd, dialect_.function});
   return Is::open;
 }
 
