@@ -259,6 +259,27 @@ class Agents(unittest.TestCase):
         answer = self.ask("/v1/completions", fields | {"guided_choice": [""]})["choices"][0]
         self.assertEqual((answer["text"], answer["finish_reason"]), ("", "stop"))
 
+    def test_answers_are_what_clients_declare(self):
+        # Their packages take any answer for one of theirs; these are looked at field by field.
+        self.anthropic(), self.openai()  # or skips
+        import anthropic.types
+        import openai.types.chat
+        import openai.types.responses
+        import pydantic
+
+        def check(kind, *answers):
+            for answer in answers:
+                pydantic.TypeAdapter(kind).validate_python(answer)
+        for limit in (99, 3, 0):  # whole, cut in a thought, empty
+            chat = {"messages": [{"role": "user", "content": QUESTION}], "tools": [CHAT_TOOL], "max_tokens": limit, "logprobs": True}
+            check(openai.types.chat.ChatCompletion, self.ask("/v1/chat/completions", chat))
+            responses = {"input": QUESTION, "tools": [RESPONSES_TOOL], "max_output_tokens": limit}
+            check(openai.types.responses.Response, self.ask("/v1/responses", responses))
+            check(openai.types.responses.ResponseStreamEvent, *self.stream("/v1/responses", responses))
+            messages = {"messages": chat["messages"], "tools": [MESSAGES_TOOL], "max_tokens": limit}
+            check(anthropic.types.Message, self.ask("/v1/messages", messages))
+            check(anthropic.types.RawMessageStreamEvent, *self.stream("/v1/messages", messages))
+
     def test_anthropic(self):
         client = self.anthropic()
         fields = dict(model="told", max_tokens=99, messages=[{"role": "user", "content": QUESTION}], tools=[MESSAGES_TOOL])

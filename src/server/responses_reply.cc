@@ -141,11 +141,12 @@ class ResponsesReply : public BlockReply {
     for (size_t i = 0; i < choice().parts.size(); ++i)
       json["output"].push_back(item_json(i, choice().parts[i], status_of(i), true));
     const Usage usage = this->usage();
-    json["usage"] = {{"input_tokens", usage.prompt},
-                     {"input_tokens_details", {{"cached_tokens", usage.cached}}},
-                     {"output_tokens", usage.generated},
-                     {"output_tokens_details", {{"reasoning_tokens", thought_tokens()}}},
-                     {"total_tokens", usage.prompt + usage.generated}};
+    json["usage"] = {
+        {"input_tokens", usage.prompt},
+        {"input_tokens_details", {{"cached_tokens", usage.cached}, {"cache_write_tokens", 0}}},
+        {"output_tokens", usage.generated},
+        {"output_tokens_details", {{"reasoning_tokens", thought_tokens()}}},
+        {"total_tokens", usage.prompt + usage.generated}};
     return json;
   }
 
