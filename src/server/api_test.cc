@@ -456,6 +456,8 @@ TEST(Api, RefusesResponsesByName) {
   expect_refused(body(R"("tool_choice":{"type":"function"})"), "tool_choice.name", "missing");
   expect_refused(body(R"("text":{"format":{"type":"json_schema"}})"), "text.format",
                  "with a schema");
+  expect_refused(body(R"("text":{"format":{"type":"json_object"}},"guided_regex":"a")"),
+                 "text.format", "send one");
   expect_refused(body(R"("top_logprobs":2)"), "top_logprobs", "chat");
   expect_refused(body(R"("max_output_tokens":-1)"), "max_output_tokens", "-1");
   expect_refused(body(R"("tools":[{"type":"function"}])"), "tools[0].name", "missing");

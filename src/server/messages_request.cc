@@ -136,10 +136,10 @@ ChatCompletion parse_messages(const std::string& body, const SamplingParams& def
     if (most >= 0) c.reply.thought_limit = most;
   }
   if (const OrderedJson* format = fields.find("output_format"))
-    c.form = form_of_format("output_format", *format);
+    set_form(c.form, form_of_format("output_format", *format));
   if (const OrderedJson* config = fields.object("output_config"))
     if (const OrderedJson* format = Fields(*config).find("format"))
-      c.form = form_of_format("output_config.format", *format);
+      set_form(c.form, form_of_format("output_config.format", *format));
   return c;
 }
 

@@ -56,17 +56,22 @@ ReplyForm form_of_structured_outputs(const OrderedJson& outputs) {
     if (value.is_null()) continue;
     const std::string param = "structured_outputs." + name;
     if (name.starts_with("disable_") || name == "whitespace_pattern") continue;  // how, not what
-    if (form.kind != Kind::any)
-      refuse(param, fmt::format("{} and {}; send one", form.param, param));
     if (name != "json_object")
-      form = form_named(name, param, value);
+      set_form(form, form_named(name, param, value));
     else if (value == true)
-      form = form_of_schema(param, any_object_schema());
+      set_form(form, form_of_schema(param, any_object_schema()));
   }
   return form;
 }
 
 }  // namespace
+
+void set_form(ReplyForm& form, ReplyForm other) {
+  if (other.kind == Kind::any) return;
+  if (form.kind != Kind::any)
+    refuse(other.param, fmt::format("{} and {}; send one", form.param, other.param));
+  form = std::move(other);
+}
 
 ReplyForm form_of_format(const std::string& param, const OrderedJson& format) {
   const std::string type = type_of(format);
@@ -89,24 +94,19 @@ ReplyForm form_of_format(const std::string& param, const OrderedJson& format) {
 ReplyForm reply_form(const OrderedJson& json) {
   const Fields fields(json);
   ReplyForm form;
-  const auto set = [&](ReplyForm other) {
-    if (other.kind == Kind::any) return;
-    if (form.kind != Kind::any)
-      refuse(other.param, fmt::format("{} and {}; send one", form.param, other.param));
-    form = std::move(other);
-  };
   if (const OrderedJson* format = fields.find("response_format"))
-    set(form_of_format("response_format", *format));
+    set_form(form, form_of_format("response_format", *format));
   if (const OrderedJson* outputs = fields.object("structured_outputs"))
-    set(form_of_structured_outputs(*outputs));
+    set_form(form, form_of_structured_outputs(*outputs));
   for (const char* name : {"json", "regex", "choice", "grammar"}) {
     const std::string param = std::string("guided_") + name;
-    if (const OrderedJson* value = fields.find(param.c_str())) set(form_named(name, param, *value));
+    if (const OrderedJson* value = fields.find(param.c_str()))
+      set_form(form, form_named(name, param, *value));
   }
   if (const OrderedJson* schema = fields.find("json_schema"))
-    set(form_of_schema("json_schema", *schema));
+    set_form(form, form_of_schema("json_schema", *schema));
   if (const OrderedJson* grammar = fields.find("grammar"); grammar != nullptr && *grammar != "")
-    set(form_of_text(Kind::grammar, "grammar", *grammar));
+    set_form(form, form_of_text(Kind::grammar, "grammar", *grammar));
   return form;
 }
 

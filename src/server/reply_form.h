@@ -29,6 +29,9 @@ ReplyForm reply_form(const OrderedJson& json);
 /// the schema in it; `param` is where it stands. Throws ApiError.
 ReplyForm form_of_format(const std::string& param, const OrderedJson& format);
 
+/// Gives a request a form; it may have one. Throws ApiError.
+void set_form(ReplyForm& form, ReplyForm other);
+
 /// The replies of a form that is not any. Throws ApiError.
 Language language_of(const ReplyForm& form, Rules& rules);
 

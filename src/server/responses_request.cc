@@ -107,7 +107,7 @@ ChatCompletion parse_responses(const std::string& body, const SamplingParams& de
   read_functions(fields, c);
   if (const OrderedJson* text = fields.object("text"))
     if (const OrderedJson* format = Fields(*text).find("format"))
-      c.form = form_of_format("text.format", *format);
+      set_form(c.form, form_of_format("text.format", *format));
   if (const OrderedJson* reasoning = fields.object("reasoning")) {
     std::string effort;
     Fields(*reasoning, "reasoning").text("effort", effort);
