@@ -251,6 +251,17 @@ class Agents(unittest.TestCase):
         # What the model thinks in front of it is its own.
         self.assertIn("I should look.", chat["choices"][0]["message"].get("reasoning_content", ""))
 
+    def test_a_reply_that_has_a_form_may_still_be_calls(self):
+        # The letters of a call's beginning are what this model likes best.
+        liked = {self.ask("/tokenize", {"content": letter})["tokens"][0]: 100 for letter in "<to"}
+        tool = {"name": "paint", "parameters": {"type": "object", "properties": {"colour": {"enum": ["red"]}}, "required": ["colour"]}}
+        fields = {"messages": [{"role": "user", "content": QUESTION}, {"role": "tool", "tool_call_id": "c", "content": "blue"}],
+                  "response_format": {"type": "json_schema", "json_schema": {"schema": {"const": 1}}}, "logit_bias": liked,
+                  "max_tokens": 200}
+        choice = self.ask("/v1/chat/completions", fields | {"tools": [{"type": "function", "function": tool}], "parallel_tool_calls": False})
+        self.assertEqual(choice["choices"][0]["message"]["tool_calls"][0]["function"]["name"], "paint")
+        self.assertEqual(self.ask("/v1/chat/completions", fields | {"logit_bias": None})["choices"][0]["message"]["content"].strip(), "1")
+
     def test_tokens_that_end_a_reply_that_is_constrained(self):
         # One that the model does not have ends nothing; a reply that must be empty needs none.
         fields = {"prompt": "a", "ignore_eos": True, "max_tokens": 5}

@@ -22,7 +22,8 @@ void check_calls(const std::string& where, const OrderedJson& calls) {
 /// A tool that is a function has a name, and its schema is an object where it has one.
 void check_tool(const std::string& where, const OrderedJson& tool) {
   const OrderedJson* function = Fields(tool, where).object("function");
-  if (function == nullptr) refuse(where + ".function", where + ".function is missing");
+  if (function == nullptr)
+    refuse(where + ".function", where + ".function is missing; expected an object");
   function_of(Fields(*function, where + ".function"), "parameters");
 }
 

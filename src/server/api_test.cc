@@ -304,7 +304,8 @@ TEST(Api, ReadsAnthropicsMessages) {
           "tool_choice":{"type":"auto","disable_parallel_tool_use":true},
           "messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]},
                       {"role":"assistant","content":"c"},
-                      {"role":"user","content":[{"type":"tool_result","tool_use_id":"t","is_error":true,"content":"lost"},
+                      {"role":"user","content":[{"type":"text","text":"Well:"},
+                                                {"type":"tool_result","tool_use_id":"t","is_error":true,"content":"lost"},
                                                 {"type":"text","text":"d"}]}]})",
       {});
   EXPECT_EQ(c.limit, 9);
@@ -319,7 +320,7 @@ TEST(Api, ReadsAnthropicsMessages) {
                                 "parameters":{"type":"object"}}})"));
   EXPECT_EQ(c.messages, OrderedJson::parse(R"([{"role":"system","content":"One.\nTwo."},
       {"role":"user","content":"a\nb"},{"role":"assistant","content":"c"},
-      {"role":"tool","tool_call_id":"t","content":"error: lost"},{"role":"user","content":"d"}])"));
+      {"role":"user","content":"Well:"},{"role":"tool","tool_call_id":"t","content":"error: lost"},{"role":"user","content":"d"}])"));
   const auto thinking = [](const char* type) {
     return parse_messages("{" + kHi + R"(,"thinking":{"type":")" + type + "\"}}", {}).variables;
   };
@@ -423,7 +424,13 @@ TEST(Api, ReadsResponses) {
   EXPECT_EQ(c.told["parallel_tool_calls"], false);
   EXPECT_EQ(parse_responses(R"({"input":"hi"})", {}).messages,
             OrderedJson::parse(R"([{"role":"user","content":"hi"}])"));
-  // A reply behind another one is a message of its own.
+  // So is a thought behind a reply, and a reply behind another one.
+  EXPECT_EQ(parse_responses(R"({"input":[{"role":"assistant","content":"a"},
+      {"type":"reasoning","content":[{"type":"reasoning_text","text":"b"}]},{"role":"assistant","content":"c"}]})",
+                            {})
+                .messages,
+            OrderedJson::parse(R"([{"role":"assistant","content":"a"},
+      {"role":"assistant","reasoning_content":"b","content":"c"}])"));
   EXPECT_EQ(
       parse_responses(
           R"({"input":[{"role":"assistant","content":"a"},{"role":"assistant","content":"b"}]})",

@@ -193,6 +193,21 @@ TEST(ChatReply, AReplyThatIsCutOffCallsNothing) {
   EXPECT_EQ(choice["message"]["tool_calls"].size(), 2U);
 }
 
+TEST(ChatReply, APromptOfSeveralChoicesCountsOnce) {
+  const auto prompt_tokens = [](const std::vector<std::vector<int>>& prompts) {
+    const auto reply = chat_reply(tokenizer(), options(), prompts);
+    Kept kept;
+    for (size_t i = 0; i < prompts.size(); ++i)
+      reply->hear(
+          i, {.tokens = {1}, .text = "a", .finish = Finish::stop, .usage = {.generated = 1}}, kept);
+    const OrderedJson usage = kept.json()["usage"];
+    EXPECT_EQ(usage["completion_tokens"], prompts.size());
+    return usage["prompt_tokens"].get<int>();
+  };
+  EXPECT_EQ(prompt_tokens({{1, 2, 3}, {1, 2, 3}}), 3);
+  EXPECT_EQ(prompt_tokens({{1, 2, 3}, {1, 2}}), 5);
+}
+
 TEST(MessagesReply, HasBlocks) {
   const OrderedJson json = answer(messages_reply, options()).json();
   EXPECT_EQ(json["type"], "message");
@@ -243,6 +258,16 @@ TEST(MessagesReply, StreamsBlocksOneAfterTheOther) {
     EXPECT_GT(end["usage"]["output_tokens"], 0);
     EXPECT_EQ(events.back()["type"], "message_stop");
   }
+}
+
+TEST(MessagesReply, ACallIsToldAsSoonAsItIsWhole) {
+  const auto reply = messages_reply(tokenizer(), options(true), {{1}});
+  Kept kept;
+  reply->hear(0,
+              {.tokens = {1}, .text = kText.substr(0, kText.find("<tool_call>\n{\"name\": \"go"))},
+              kept);
+  EXPECT_EQ(types_of(kept.events()).back(), "content_block_stop");
+  EXPECT_EQ(kept.events().back()["index"], 2);
 }
 
 TEST(MessagesReply, SaysWhyItStopped) {
@@ -317,10 +342,12 @@ TEST(ResponsesReply, StreamsItemsOneAfterTheOther) {
 }
 
 TEST(ResponsesReply, SaysThatItIsIncomplete) {
-  const OrderedJson json = answer(responses_reply, options(), "hi", 1, {Finish::length}).json();
+  const OrderedJson json =
+      answer(responses_reply, options(), "<think>Hm.</think>hi", 1, {Finish::length}).json();
   EXPECT_EQ(json["status"], "incomplete");
   EXPECT_EQ(json["incomplete_details"]["reason"], "max_output_tokens");
-  EXPECT_EQ(json["output"][0]["status"], "incomplete");
+  EXPECT_EQ(json["output"][0]["status"], "completed");
+  EXPECT_EQ(json["output"][1]["status"], "incomplete");
   const Events events = answer(responses_reply, options(true), "hi", 1, {Finish::length}).events();
   EXPECT_EQ(events.back()["type"], "response.incomplete");
 }
