@@ -10,10 +10,8 @@
 namespace sala {
 namespace {
 
-using Kind = ReplyForm::Kind;
-
 ReplyForm form_of_schema(const std::string& param, const OrderedJson& schema) {
-  ReplyForm form{.kind = Kind::json, .param = param, .schema = schema};
+  ReplyForm form{.kind = ReplyForm::Kind::json, .param = param, .schema = schema};
   if (!schema.is_string()) return form;
   try {  // some clients send it as text
     form.schema = parse_ordered_json(schema.get_ref<const std::string&>(), param);
@@ -23,28 +21,28 @@ ReplyForm form_of_schema(const std::string& param, const OrderedJson& schema) {
   return form;
 }
 
-ReplyForm form_of_text(Kind kind, const std::string& param, const OrderedJson& text) {
+ReplyForm form_of_text(ReplyForm::Kind kind, const std::string& param, const OrderedJson& text) {
   if (!text.is_string())
     refuse(param, fmt::format("{} is {}; expected a text", param, shown(text)));
   return {.kind = kind, .param = param, .text = text.get<std::string>()};
 }
 
 ReplyForm form_of_choices(const std::string& param, const OrderedJson& choices) {
-  ReplyForm form{.kind = Kind::choice, .param = param};
+  ReplyForm form{.kind = ReplyForm::Kind::choice, .param = param};
   constexpr size_t kMost = 10'000;
   if (!choices.is_array() || choices.empty() || choices.size() > kMost)
     refuse(param, fmt::format("{} is {}; expected an array of 1 to {} texts", param, shown(choices),
                               kMost));
   for (const OrderedJson& one : choices)
-    form.choices.push_back(form_of_text(Kind::choice, param, one).text);
+    form.choices.push_back(form_of_text(ReplyForm::Kind::choice, param, one).text);
   return form;
 }
 
 /// vLLM's names of the forms, as they are in structured_outputs.
 ReplyForm form_named(const std::string& name, const std::string& param, const OrderedJson& value) {
   if (name == "json") return form_of_schema(param, value);
-  if (name == "regex") return form_of_text(Kind::regex, param, value);
-  if (name == "grammar") return form_of_text(Kind::grammar, param, value);
+  if (name == "regex") return form_of_text(ReplyForm::Kind::regex, param, value);
+  if (name == "grammar") return form_of_text(ReplyForm::Kind::grammar, param, value);
   if (name == "choice") return form_of_choices(param, value);
   refuse(param,
          fmt::format("{} is given; expected json, regex, choice, grammar or json_object", param));
@@ -67,8 +65,8 @@ ReplyForm form_of_structured_outputs(const OrderedJson& outputs) {
 }  // namespace
 
 void set_form(ReplyForm& form, ReplyForm other) {
-  if (other.kind == Kind::any) return;
-  if (form.kind != Kind::any)
+  if (other.kind == ReplyForm::Kind::any) return;
+  if (form.kind != ReplyForm::Kind::any)
     refuse(other.param, fmt::format("{} and {}; send one", form.param, other.param));
   form = std::move(other);
 }
@@ -106,21 +104,21 @@ ReplyForm reply_form(const OrderedJson& json) {
   if (const OrderedJson* schema = fields.find("json_schema"))
     set_form(form, form_of_schema("json_schema", *schema));
   if (const OrderedJson* grammar = fields.find("grammar"); grammar != nullptr && *grammar != "")
-    set_form(form, form_of_text(Kind::grammar, "grammar", *grammar));
+    set_form(form, form_of_text(ReplyForm::Kind::grammar, "grammar", *grammar));
   return form;
 }
 
 Language language_of(const ReplyForm& form, Rules& rules) {
   try {
     switch (form.kind) {
-      case Kind::json:
+      case ReplyForm::Kind::json:
         return json_language(form.schema, rules);
-      case Kind::regex:
+      case ReplyForm::Kind::regex:
         return parse_pattern(form.text, true);
-      case Kind::grammar:
+      case ReplyForm::Kind::grammar:
         return parse_gbnf(form.text, rules);
-      case Kind::choice:
-      case Kind::any:
+      case ReplyForm::Kind::choice:
+      case ReplyForm::Kind::any:
         break;
     }
   } catch (const Error& e) {
