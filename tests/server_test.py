@@ -108,6 +108,21 @@ class Serve(tiny_model.WithModel):
         self.assertEqual(pieces[-1]["choices"], [])
         self.assertEqual(pieces[-1]["usage"]["completion_tokens"], 12)
 
+    def test_choices_read_their_prompt_once(self):
+        def cached():
+            return int(re.search(r"(?m)^sala:cached_tokens_total{.*} (\d+)", self.server.ask("GET", "/metrics")[1])[1])
+        before = cached()
+        for path, fields in (("/v1/chat/completions", {"messages": [{"role": "user", "content": "choose one of these " * 30}]}),
+                             ("/v1/completions", {"prompt": "go on with this text " * 30})):
+            status, answer = self.server.ask("POST", path, fields | {"n": 4, "max_tokens": 2})
+            self.assertEqual(status, 200, answer)
+            most = 3 * answer["usage"]["prompt_tokens"]
+            deadline = time.monotonic() + 30  # the counter comes a step later
+            while cached() < before + most * 0.8:
+                self.assertLess(time.monotonic(), deadline, "each choice has read the prompt by itself")
+                time.sleep(0.05)
+            before = cached()
+
     def test_a_crowd_gets_what_each_gets_alone(self):
         asked = [dict(messages=[{"role": "user", "content": f"hello {i % 7} " * (1 + i % 5)}], temperature=1.0, seed=i, max_tokens=20)
                  for i in range(64)]
