@@ -190,11 +190,6 @@ void refuse_schema(const std::string& path, const std::string& what) {
   fail("the schema at {} has {}", path.empty() ? "its root" : path.substr(0, 300), what);
 }
 
-std::string shown(const OrderedJson& json) {
-  const std::string text = json.dump(-1, ' ', true, OrderedJson::error_handler_t::replace);
-  return text.size() > 60 ? text.substr(0, 60) + "..." : text;
-}
-
 std::string dumped(const OrderedJson& json) {
   return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }

@@ -5,13 +5,12 @@
 #include <vector>
 
 #include "base/json_fwd.h"
+#include "text/json_fields.h"
 
 namespace sala {
 
 /// Throws Error: the schema at `path` has `what`.
 [[noreturn]] void refuse_schema(const std::string& path, const std::string& what);
-/// JSON for a message, not too long.
-std::string shown(const OrderedJson& json);
 /// A JSON value as text, compact, each character by its one usual escape or as it is.
 std::string dumped(const OrderedJson& json);
 /// `json`, the value of `key`, which must be an array that is not empty.

@@ -38,12 +38,6 @@ void refuse(const std::string& param, const std::string& message) {
   throw ApiError(400, message, param, "invalid_value");
 }
 
-std::string shown(const OrderedJson& json) {
-  std::string text = json.dump(-1, ' ', true, OrderedJson::error_handler_t::replace);
-  if (text.size() > 60) text = text.substr(0, 60) + "...";
-  return text;
-}
-
 std::string type_of(const OrderedJson& json) {
   const auto at = json.is_object() ? json.find("type") : json.end();
   return at != json.end() && at->is_string() ? at->get<std::string>() : std::string();

@@ -8,14 +8,12 @@
 
 #include "base/json.h"
 #include "server/api.h"
+#include "text/json_fields.h"
 
 namespace sala {
 
 /// Throws the ApiError for a field that has a wrong value.
 [[noreturn]] void refuse(const std::string& param, const std::string& message);
-
-/// A value for a message: its first bytes.
-std::string shown(const OrderedJson& json);
 
 /// The word that says what kind of thing an object is, empty where it has none.
 std::string type_of(const OrderedJson& json);

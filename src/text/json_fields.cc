@@ -48,4 +48,9 @@ const Json& array_field(const Json& object, const char* key, const std::string& 
   return value;
 }
 
+std::string shown(const OrderedJson& json) {
+  const std::string text = json.dump(-1, ' ', true, OrderedJson::error_handler_t::replace);
+  return text.size() > 60 ? text.substr(0, 60) + "..." : text;
+}
+
 }  // namespace sala

@@ -20,4 +20,7 @@ int int_field(const Json& object, const char* key, int fallback, const std::stri
 /// An array member; an absent or null one gives an empty array.
 const Json& array_field(const Json& object, const char* key, const std::string& where);
 
+/// A value for a message: its first bytes.
+std::string shown(const OrderedJson& json);
+
 }  // namespace sala
