@@ -27,6 +27,14 @@ XmlForm xml_form(ToolFormat format) {
           "</function>\n</tool_call>", false};
 }
 
+/// Whether a name can stand in every format as it is.
+bool is_plain(std::string_view name) {
+  return !name.empty() && std::ranges::none_of(name, [](char c) {
+    return static_cast<unsigned char>(c) < ' ' ||
+           std::string_view("<>&\"\\").find(c) != std::string_view::npos;
+  });
+}
+
 /// Any text as a parameter's value, and what ends it.
 Language free_text(const XmlForm& form) {
   if (!form.escaped) return until(form.parameter_end);
@@ -41,9 +49,11 @@ class CallWriter {
   CallWriter(ToolFormat format, Rules& rules) : format_(format), rules_(rules) {}
 
   Language call(const std::string& name, const OrderedJson& schema) {
-    if (name.empty() || name.find_first_of("<>&\"\\\n") != std::string::npos)
-      fail("tools has a function \"{}\"; expected a name without <, >, &, \" and \\",
-           name.substr(0, 100));
+    if (!is_plain(name))
+      fail(
+          "tools has a function \"{}\"; expected a name without <, >, &, \", \\ and control "
+          "characters",
+          name.substr(0, 100));
     try {
       if (format_ == ToolFormat::minicpm_xml || format_ == ToolFormat::qwen_xml)
         return xml(name, schema);
@@ -66,7 +76,7 @@ class CallWriter {
     if (!required.is_array()) fail("its parameters have a \"required\" that is not an array");
     std::vector<Language> parts = {literal(form.begin + name + form.name_end)};
     for (const auto& [key, value] : properties.items()) {
-      if (key.find_first_of("<>&\"\n") != std::string::npos)
+      if (!is_plain(key))
         fail("it has a parameter \"{}\"; expected a name without <, >, & and \"", key);
       const Language parameter = sequence({literal(form.parameter + key + form.parameter_name_end),
                                            this->value(value, schema, form)});
