@@ -92,8 +92,9 @@ TEST_P(ToolCallLanguage, NamesOneTool) {
   EXPECT_EQ(text.find("weather"), std::string::npos);
   EXPECT_THROW(tool_call_language(GetParam(), kTools, "then", false, rules), Error);
   for (const char* bad :
-       {R"([{"function": {"name": "a<b"}}])", R"([{"function": {"name": 1}}])", "[1]",
-        R"([{"function": "f"}])", R"([{"type": "function"}])",
+       {R"([{"function": {"name": "a<b"}}])", R"([{"function": {"name": "a\u0001b"}}])",
+        R"([{"function": {"name": 1}}])", "[1]", R"([{"function": "f"}])",
+        R"([{"type": "function"}])",
         R"([{"function": {"name": "f", "parameters": {"properties": 1}}}])",
         R"([{"function": {"name": "f", "parameters": {"properties": {}, "required": "x"}}}])"})
     EXPECT_THROW(tool_call_language(GetParam(), OrderedJson::parse(bad), "", false, rules), Error)

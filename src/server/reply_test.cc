@@ -139,7 +139,7 @@ TEST(ChatReply, HasThoughtTextAndCalls) {
   EXPECT_EQ(message["tool_calls"][1]["function"]["name"], "go");
   const std::string id = message["tool_calls"][0]["id"];
   EXPECT_TRUE(id.starts_with("call_")) << id;
-  EXPECT_NE(id, message["tool_calls"][1]["id"]);
+  EXPECT_NE(id, message["tool_calls"][1]["id"].get<std::string>());
   EXPECT_EQ(json["usage"]["prompt_tokens"], 9);
   EXPECT_GT(json["usage"]["completion_tokens_details"]["reasoning_tokens"], 0);
 }
