@@ -75,6 +75,26 @@ class Layers(unittest.TestCase):
             for other in knows[1].split() if knows else ():
                 self.assertIn(other, {n.split("/")[0] for n in self.allowed[layer]}, f"{file.relative_to(ROOT)}")
 
+    def test_a_name_is_of_one_class(self):
+        """Two classes of one name, each in a file of its own, are one to the linker, which takes the functions of either for both."""
+        open_namespace, close_namespace = re.compile(r"^(?:inline )?namespace ?([\w:]*) ?\{"), re.compile(r"^\}  // namespace")
+        definition = re.compile(r"^(?:class|struct) (\w+)(?: final)?(?: : [^;]*)? \{")
+        where = {}
+        for folder in LAYERS.values():
+            for file in sorted(folder.rglob("*.h")) + sorted(folder.rglob("*.cc")):
+                if file.stem.endswith("_test"):
+                    continue
+                inside = []
+                for line in file.read_text().splitlines():
+                    if found := open_namespace.match(line):
+                        inside.append(found[1])
+                    elif close_namespace.match(line) and inside:
+                        inside.pop()
+                    elif (found := definition.match(line)) and all(inside):
+                        where.setdefault("::".join([*inside, found[1]]), []).append(str(file.relative_to(ROOT)))
+        self.assertIn("sala::Reply", where)
+        self.assertFalse({name: files for name, files in where.items() if len(files) > 1})
+
     def below(self, layer):
         found = {n.split("/")[0] for n in self.allowed[layer]}
         for other in list(found):

@@ -43,7 +43,7 @@ Language some_digit_but_zero() {
 }
 
 /// Numbers without a sign that are no less than a bound without its sign.
-Language at_least(const Bound& bound, bool whole) {
+Language at_least(const NumberBound& bound, bool whole) {
   const auto& [at, itself] = bound;
   const int length = static_cast<int>(at.whole.size());
   std::vector<Language> all;
@@ -66,7 +66,7 @@ Language at_least(const Bound& bound, bool whole) {
 }
 
 /// Numbers without a sign that are no more than a bound without its sign.
-Language at_most(const Bound& bound, bool whole) {
+Language at_most(const NumberBound& bound, bool whole) {
   const auto& [at, itself] = bound;
   const int length = static_cast<int>(at.whole.size());
   std::vector<Language> all;
@@ -93,7 +93,8 @@ Language at_most(const Bound& bound, bool whole) {
 }
 
 /// Numbers without a sign between two bounds without theirs.
-Language between(const std::optional<Bound>& least, const std::optional<Bound>& most, bool whole) {
+Language between(const std::optional<NumberBound>& least, const std::optional<NumberBound>& most,
+                 bool whole) {
   if (!least && !most)
     return sequence({either({literal("0"), sequence({digit(1, 9), digits(0, kMostWhole - 1)})}),
                      any_part(whole)});
@@ -104,7 +105,7 @@ Language between(const std::optional<Bound>& least, const std::optional<Bound>& 
                               [](bool a, bool b) { return a && b; }));
 }
 
-std::optional<Bound> without_sign(std::optional<Bound> bound) {
+std::optional<NumberBound> without_sign(std::optional<NumberBound> bound) {
   if (bound) bound->at.negative = false;
   return bound;
 }
@@ -132,7 +133,8 @@ Decimal decimal_of(double value) {
   return decimal;
 }
 
-Language numbers(const std::optional<Bound>& least, const std::optional<Bound>& most, bool whole) {
+Language numbers(const std::optional<NumberBound>& least, const std::optional<NumberBound>& most,
+                 bool whole) {
   if (!least && !most) {
     const Language exponent =
         optional(sequence({one_of({{'e', 'e'}, {'E', 'E'}}),
@@ -145,7 +147,7 @@ Language numbers(const std::optional<Bound>& least, const std::optional<Bound>& 
   if (positive)
     all.push_back(between(least && !least->at.negative ? least : std::nullopt, most, whole));
   if (negative) {
-    const Bound above_zero{.at = {}, .itself = false};
+    const NumberBound above_zero{.at = {}, .itself = false};
     all.push_back(
         sequence({literal("-"), between(most && most->at.negative ? without_sign(most) : above_zero,
                                         without_sign(least), whole)}));

@@ -19,13 +19,14 @@ Decimal decimal_of(double value);
 Decimal decimal_of(const std::string& integer);
 
 /// An end of a range of numbers.
-struct Bound {
+struct NumberBound {
   Decimal at;
   bool itself = true;  ///< belongs to the range
 };
 
 /// The numbers of a range as JSON writes them, whole ones only if `whole` says so: at most 18
 /// digits in front of the point and 17 behind it; with an exponent only where there are no bounds.
-Language numbers(const std::optional<Bound>& least, const std::optional<Bound>& most, bool whole);
+Language numbers(const std::optional<NumberBound>& least, const std::optional<NumberBound>& most,
+                 bool whole);
 
 }  // namespace sala

@@ -11,6 +11,7 @@
 #include "base/error.h"
 
 namespace sala {
+namespace {
 
 using State = Grammar::State;
 
@@ -174,8 +175,6 @@ class Compiler {
   std::vector<int> starts_;  ///< of rules; -1: nobody calls it
   std::vector<std::pair<const LanguageNode*, int>> waiting_;
 };
-
-namespace {
 
 /// The smallest set of states that has every state of which `is(state, set)` is true; it must ask
 /// the set only about states that the state leads to, and stay true when the set grows.

@@ -223,13 +223,13 @@ class SchemaReader {
     return rule(anything_);
   }
 
-  static std::optional<Bound> bound(const OrderedJson& schema, const char* key, bool itself,
-                                    const std::string& path) {
+  static std::optional<NumberBound> bound(const OrderedJson& schema, const char* key, bool itself,
+                                          const std::string& path) {
     if (!schema.contains(key)) return {};
     const OrderedJson& json = schema[key];
     if (!json.is_number())
       refuse_schema(path, fmt::format("\"{}\": {}; expected a number", key, shown(json)));
-    return Bound{
+    return NumberBound{
         json.is_number_integer() ? decimal_of(json.dump()) : decimal_of(json.get<double>()),
         itself};
   }
@@ -237,8 +237,8 @@ class SchemaReader {
   static Language number(const OrderedJson& schema, bool whole, const std::string& path) {
     // Of a bound that belongs to the range and one that does not, the one that says more.
     const auto tighter = [&](const char* itself, const char* beyond, bool least) {
-      const std::optional<Bound> closed = bound(schema, itself, true, path),
-                                 open = bound(schema, beyond, false, path);
+      const std::optional<NumberBound> closed = bound(schema, itself, true, path),
+                                       open = bound(schema, beyond, false, path);
       if (!closed || !open) return closed ? closed : open;
       const bool more = least ? schema[itself] > schema[beyond] : schema[itself] < schema[beyond];
       return more ? closed : open;

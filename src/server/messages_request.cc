@@ -1,6 +1,6 @@
 // The body of Anthropic's POST /v1/messages, as a chat.
-#include "server/conversation.h"
 #include "server/request_fields.h"
+#include "server/transcript.h"
 
 namespace sala {
 namespace {
@@ -35,7 +35,7 @@ std::string system_of(const OrderedJson& system) {
   return text;
 }
 
-void add_result(const std::string& where, const OrderedJson& block, Conversation& conversation) {
+void add_result(const std::string& where, const OrderedJson& block, Transcript& transcript) {
   const Fields fields(block, where);
   const OrderedJson* content = fields.find("content");
   std::string text =
@@ -43,10 +43,10 @@ void add_result(const std::string& where, const OrderedJson& block, Conversation
   bool wrong = false;
   fields.boolean("is_error", wrong);
   if (wrong) text = text.empty() ? "error" : "error: " + text;
-  conversation.result(fields.text("tool_use_id"), text);
+  transcript.result(fields.text("tool_use_id"), text);
 }
 
-void add_message(const std::string& where, const OrderedJson& message, Conversation& conversation) {
+void add_message(const std::string& where, const OrderedJson& message, Transcript& transcript) {
   if (!message.is_object()) refuse(where, where + " is " + shown(message) + "; expected an object");
   const Fields fields(message, where);
   const std::string role = fields.text("role");
@@ -70,23 +70,23 @@ void add_message(const std::string& where, const OrderedJson& message, Conversat
     } else if (role == "assistant" && type == "tool_use") {
       calls.push_back(&block);
     } else if (role == "user" && type == "tool_result") {
-      if (!text.empty()) conversation.add(role, std::exchange(text, {}));
-      add_result(here, block, conversation);
+      if (!text.empty()) transcript.add(role, std::exchange(text, {}));
+      add_result(here, block, transcript);
       results = true;
     } else if (role != "assistant" || type != "redacted_thinking") {  // which nobody can read
       append(text, content_text(here, OrderedJson::array({block})));
     }
   }
   if (role != "assistant") {
-    if (!text.empty() || !results) conversation.add(role, text);
+    if (!text.empty() || !results) transcript.add(role, text);
     return;
   }
-  if (!thought.empty()) conversation.think(thought);
-  if (!text.empty() || calls.empty()) conversation.say(text);
+  if (!thought.empty()) transcript.think(thought);
+  if (!text.empty() || calls.empty()) transcript.say(text);
   for (const OrderedJson* call : calls) {
     const Fields one(*call, where + ".content");
     const OrderedJson* input = one.object("input");
-    conversation.call(one.text("id"), one.text("name"), input == nullptr ? "{}" : input->dump());
+    transcript.call(one.text("id"), one.text("name"), input == nullptr ? "{}" : input->dump());
   }
 }
 
@@ -115,15 +115,15 @@ ChatCompletion parse_messages(const std::string& body, const SamplingParams& def
   const Fields fields(json);
   if (const OrderedJson* stops = fields.array("stop_sequences"))
     c.reply.stop_strings = stops_of("stop_sequences", *stops);
-  Conversation conversation;
+  Transcript transcript;
   if (const OrderedJson* system = fields.find("system")) {
     const std::string text = system_of(*system);
-    if (!text.empty()) conversation.add("system", text);
+    if (!text.empty()) transcript.add("system", text);
   }
   const OrderedJson& messages = fields.filled_array("messages", "an array of at least one message");
   for (size_t i = 0; i < messages.size(); ++i)
-    add_message(fmt::format("messages[{}]", i), messages[i], conversation);
-  read_messages(conversation.messages(), c);
+    add_message(fmt::format("messages[{}]", i), messages[i], transcript);
+  read_messages(transcript.messages(), c);
   read_tools(fields, c);
   if (const OrderedJson* thinking = fields.object("thinking")) {
     const std::string type = type_of(*thinking);

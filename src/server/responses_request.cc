@@ -1,6 +1,6 @@
 // The body of OpenAI's POST /v1/responses, as a chat.
-#include "server/conversation.h"
 #include "server/request_fields.h"
+#include "server/transcript.h"
 
 namespace sala {
 namespace {
@@ -20,7 +20,7 @@ std::string thought_of(const std::string& where, const OrderedJson& item) {
   return thought;
 }
 
-void add_item(const std::string& where, const OrderedJson& item, Conversation& conversation) {
+void add_item(const std::string& where, const OrderedJson& item, Transcript& transcript) {
   if (!item.is_object()) refuse(where, where + " is " + shown(item) + "; expected an object");
   const Fields fields(item, where);
   const std::string type = type_of(item);
@@ -31,16 +31,16 @@ void add_item(const std::string& where, const OrderedJson& item, Conversation& c
   if (type.empty() || type == "message") {
     const std::string role = fields.text("role");
     if (role == "assistant")
-      conversation.say(content("content"));
+      transcript.say(content("content"));
     else
-      conversation.add(role == "developer" ? "system" : role, content("content"));
+      transcript.add(role == "developer" ? "system" : role, content("content"));
   } else if (type == "function_call") {
-    conversation.call(fields.text("call_id"), fields.text("name"), fields.text("arguments"));
+    transcript.call(fields.text("call_id"), fields.text("name"), fields.text("arguments"));
   } else if (type == "function_call_output") {
-    conversation.result(fields.text("call_id"), content("output"));
+    transcript.result(fields.text("call_id"), content("output"));
   } else if (type == "reasoning") {
     const std::string thought = thought_of(where, item);
-    if (!thought.empty()) conversation.think(thought);
+    if (!thought.empty()) transcript.think(thought);
   } else {
     refuse(where, where + " is of type " + shown(type) +
                       "; expected message, reasoning, function_call or function_call_output");
@@ -48,21 +48,21 @@ void add_item(const std::string& where, const OrderedJson& item, Conversation& c
 }
 
 void read_input(const Fields& fields, ChatCompletion& c) {
-  Conversation conversation;
+  Transcript transcript;
   std::string instructions;
   fields.text("instructions", instructions);
-  if (!instructions.empty()) conversation.add("system", instructions);
+  if (!instructions.empty()) transcript.add("system", instructions);
   const OrderedJson* input = fields.find("input");
   if (input != nullptr && input->is_string()) {
-    conversation.add("user", input->get<std::string>());
+    transcript.add("user", input->get<std::string>());
   } else {
     const OrderedJson& items = fields.filled_array("input", "a text, or an array of items");
     for (size_t i = 0; i < items.size(); ++i)
-      add_item(fmt::format("input[{}]", i), items[i], conversation);
+      add_item(fmt::format("input[{}]", i), items[i], transcript);
   }
-  if (conversation.messages().empty())
+  if (transcript.messages().empty())
     refuse("input", "input has nothing that a model could read; expected a message");
-  read_messages(conversation.messages(), c);
+  read_messages(transcript.messages(), c);
 }
 
 void read_functions(const Fields& fields, ChatCompletion& c) {

@@ -10,7 +10,7 @@ namespace sala {
 /// Messages in the making, as chat templates read them, out of the items of APIs that tell a
 /// conversation otherwise. What the assistant thinks, says and calls, one behind the other, is one
 /// message.
-class Conversation {
+class Transcript {
  public:
   /// A message of the user, or of the system: those at the beginning become one.
   void add(const std::string& role, const std::string& text);

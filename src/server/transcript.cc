@@ -1,31 +1,29 @@
-#include "server/conversation.h"
+#include "server/transcript.h"
 
 namespace sala {
 
-void Conversation::add(const std::string& role, const std::string& text) {
+void Transcript::add(const std::string& role, const std::string& text) {
   if (role == "system" && messages_.size() == 1 && messages_[0]["role"] == "system")
     messages_[0]["content"].get_ref<std::string&>().append("\n\n").append(text);
   else
     messages_.push_back({{"role", role}, {"content", text}});
 }
 
-OrderedJson& Conversation::turn(std::initializer_list<const char*> new_behind) {
+OrderedJson& Transcript::turn(std::initializer_list<const char*> new_behind) {
   bool fresh = messages_.empty() || messages_.back()["role"] != "assistant";
   for (const char* field : new_behind) fresh = fresh || messages_.back().contains(field);
   if (fresh) messages_.push_back({{"role", "assistant"}});
   return messages_.back();
 }
 
-void Conversation::think(const std::string& thought) {
+void Transcript::think(const std::string& thought) {
   turn({"reasoning_content", "content", "tool_calls"})["reasoning_content"] = thought;
 }
 
-void Conversation::say(const std::string& text) {
-  turn({"content", "tool_calls"})["content"] = text;
-}
+void Transcript::say(const std::string& text) { turn({"content", "tool_calls"})["content"] = text; }
 
-void Conversation::call(const std::string& id, const std::string& name,
-                        const std::string& arguments) {
+void Transcript::call(const std::string& id, const std::string& name,
+                      const std::string& arguments) {
   names_[id] = name;
   OrderedJson& message = turn({});
   if (!message.contains("tool_calls")) message["tool_calls"] = OrderedJson::array();
@@ -33,7 +31,7 @@ void Conversation::call(const std::string& id, const std::string& name,
       {{"id", id}, {"type", "function"}, {"function", {{"name", name}, {"arguments", arguments}}}});
 }
 
-void Conversation::result(const std::string& id, const std::string& text) {
+void Transcript::result(const std::string& id, const std::string& text) {
   OrderedJson message = {{"role", "tool"}, {"tool_call_id", id}};
   if (const auto name = names_.find(id); name != names_.end()) message["name"] = name->second;
   message["content"] = text;
