@@ -25,7 +25,7 @@ std::unique_ptr<Tokenizer> characters() {
 
 class ThoughtLimitTest : public ::testing::Test {
  protected:
-  /// What a model that would write `wants` writes with a limit; behind it nothing but "x".
+  /// What a model that would write `wants`, and then end, writes with a limit.
   std::string write(std::string_view wants, Thought thought, std::optional<int64_t> most,
                     const char* pattern = nullptr, int64_t limit = 60) const {
     ReplyOptions options{.limit = limit, .sampling = {.temperature = 0.0}, .stop = {'$'}};
