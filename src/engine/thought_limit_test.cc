@@ -51,7 +51,8 @@ class ThoughtLimitTest : public ::testing::Test {
 TEST_F(ThoughtLimitTest, EndsAThought) {
   EXPECT_EQ(write("thinking for lon", Thought::begun, 5), "think\n</think>\n\n");
   EXPECT_EQ(write("thinking for long, then", Thought::begun, 5), "think\n</think>\n\ng, then");
-  EXPECT_EQ(write("<think>abcdefghijklmnopqrst", Thought::possible, 9), "<think>ab\n</think>\n\nnopqrst");
+  EXPECT_EQ(write("<think>abcdefghijklmnopqrst", Thought::possible, 9),
+            "<think>ab\n</think>\n\nnopqrst");
   EXPECT_EQ(write("abcdef", Thought::begun, 0), "\n</think>\n\n");
 }
 
