@@ -26,8 +26,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         "o": {"anyOf": [{"type": "object"}]}}}}},
       {"type": "function", "function": {"name": "g"}}])");
   if (size < 2) return 0;
-  const auto format =
-      static_cast<sala::ToolFormat>(data[0] % (static_cast<int>(sala::ToolFormat::llama_json) + 1));
+  const auto format = static_cast<sala::ToolFormat>(
+      static_cast<uint8_t>(data[0] - '0') % (static_cast<int>(sala::ToolFormat::llama_json) + 1));
   const size_t step = data[1] % 16 + 1;
   const std::string_view text(reinterpret_cast<const char*>(data) + 2, size - 2);
 

@@ -91,8 +91,8 @@ class EngineTest : public ::testing::TestWithParam<Case> {
     o.cache_ram = 1'000'000;
     return o;
   }
-  static Scheduler::Limits limits() {
-    return {.sequences = kSequences, .step_tokens = 40, .step_logits = 16};
+  static Scheduler::Limits limits(int drafts = 0) {
+    return {.sequences = kSequences, .step_tokens = 40, .step_logits = 16, .step_drafts = drafts};
   }
 
   Request request(int number) const {
@@ -201,9 +201,7 @@ TEST_P(EngineTest, ConstrainedRepliesAreTheSameInACrowd) {
   std::vector<Answer> want;
   for (const Request& one : requests) want.push_back(alone(one));
   Runner runner(*model_, *device_, options(300));
-  Scheduler::Limits drafting = limits();
-  drafting.step_drafts = 5;
-  Engine engine(runner, *tokenizer_, drafting, 2 * kCrowd);
+  Engine engine(runner, *tokenizer_, limits(5), 2 * kCrowd);
   const std::vector<Listener> got = run_all(engine, requests);
   int whole = 0;
   for (size_t i = 0; i < got.size(); ++i) {
@@ -233,9 +231,7 @@ TEST_P(EngineTest, DraftsChangeNoReply) {
   std::vector<Answer> want;
   for (const Request& one : requests) want.push_back(alone(one));
   Runner runner(*model_, *device_, options(500));
-  Scheduler::Limits drafting = limits();
-  drafting.step_drafts = 5;
-  Engine engine(runner, *tokenizer_, drafting, 2 * kCrowd);
+  Engine engine(runner, *tokenizer_, limits(5), 2 * kCrowd);
   for (size_t i = 0; i < requests.size(); i += 7)  // alone a draft is longest
     EXPECT_EQ(run(engine, requests[i]), want[i]) << "request " << i;
   const std::vector<Listener> got = run_all(engine, requests);

@@ -5,7 +5,7 @@
 #include "base/error.h"
 #include "grammar/gbnf.h"
 #include "grammar/pattern.h"
-#include "grammar/recogniser.h"
+#include "grammar/testing.h"
 #include "text/unicode.h"
 
 namespace sala {
@@ -14,11 +14,7 @@ namespace {
 /// Whether a text is of the grammar.
 bool accepts(const Grammar& grammar, std::string_view text) {
   Recogniser recogniser(std::make_shared<const Grammar>(grammar));
-  Recogniser::Place place = recogniser.start();
-  for (const char c : text)
-    if ((place = recogniser.next(place, static_cast<uint8_t>(c))) == Recogniser::kNowhere)
-      return false;
-  return recogniser.may_end(place);
+  return testing::accepts(recogniser, text);
 }
 
 TEST(Pattern, Matches) {

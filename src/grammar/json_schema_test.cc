@@ -5,7 +5,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "grammar/grammar.h"
-#include "grammar/recogniser.h"
+#include "grammar/testing.h"
 
 namespace sala {
 namespace {
@@ -13,13 +13,7 @@ namespace {
 class Accepts {
  public:
   explicit Accepts(const std::string& schema) : recogniser_(grammar(schema)) {}
-  bool operator()(std::string_view text) {
-    Recogniser::Place place = recogniser_.start();
-    for (const char c : text)
-      if ((place = recogniser_.next(place, static_cast<uint8_t>(c))) == Recogniser::kNowhere)
-        return false;
-    return recogniser_.may_end(place);
-  }
+  bool operator()(std::string_view text) { return testing::accepts(recogniser_, text); }
 
  private:
   static std::shared_ptr<const Grammar> grammar(const std::string& schema) {

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "grammar/grammar.h"
-#include "grammar/recogniser.h"
+#include "grammar/testing.h"
 #include "text/thinking.h"
 
 namespace sala {
@@ -160,11 +160,7 @@ bool may_be(const ReplyForm& form, std::string_view text) {
   Rules rules;
   const Language language = language_of(form, rules);
   Recogniser recogniser(std::make_shared<const Grammar>(language, rules));
-  Recogniser::Place place = recogniser.start();
-  for (const char c : text)
-    if ((place = recogniser.next(place, static_cast<uint8_t>(c))) == Recogniser::kNowhere)
-      return false;
-  return recogniser.may_end(place);
+  return testing::accepts(recogniser, text);
 }
 
 TEST(Api, ReadsWhatAReplyMayBe) {

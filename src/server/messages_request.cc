@@ -91,15 +91,9 @@ void add_message(const std::string& where, const OrderedJson& message, Transcrip
 }
 
 void read_tools(const Fields& fields, ChatCompletion& c) {
-  if (const OrderedJson* tools = fields.array("tools")) {
-    for (size_t i = 0; i < tools->size(); ++i) {
-      const OrderedJson& tool = (*tools)[i];
-      const std::string type = type_of(tool), where = fmt::format("tools[{}]", i);
-      if (!tool.is_object()) refuse(where, where + " is " + shown(tool) + "; expected an object");
-      if (!type.empty() && type != "custom") continue;  // tools that Anthropic's servers have
-      c.tools.push_back(function_of(Fields(tool, where), "input_schema"));
-    }
-  }
+  read_functions(
+      fields, "input_schema",
+      [](std::string_view type) { return type.empty() || type == "custom"; }, c);
   read_tool_choice(fields, c);
   if (const OrderedJson* choice = fields.object("tool_choice"))
     Fields(*choice, "tool_choice").boolean("disable_parallel_tool_use", c.one_call);

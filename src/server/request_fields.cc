@@ -217,6 +217,17 @@ OrderedJson function_of(const Fields& tool, const char* schema) {
   return {{"type", "function"}, {"function", function}};
 }
 
+void read_functions(const Fields& fields, const char* schema,
+                    bool (*is_function)(std::string_view type), ChatCompletion& chat) {
+  const OrderedJson* tools = fields.array("tools");
+  for (size_t i = 0; tools != nullptr && i < tools->size(); ++i) {
+    const OrderedJson& tool = (*tools)[i];
+    const std::string where = fmt::format("tools[{}]", i);
+    if (!tool.is_object()) refuse(where, where + " is " + shown(tool) + "; expected an object");
+    if (is_function(type_of(tool))) chat.tools.push_back(function_of(Fields(tool, where), schema));
+  }
+}
+
 namespace {
 
 void choose_tools(const OrderedJson& choice, ChatCompletion& chat) {

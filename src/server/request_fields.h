@@ -81,6 +81,12 @@ void read_messages(const OrderedJson& messages, ChatCompletion& chat);
 /// field `schema`.
 OrderedJson function_of(const Fields& tool, const char* schema);
 
+/// Makes the functions among `tools` the chat's, as chat completions have them: those of a type for
+/// which `is_function` is true, each with its schema in the field `schema`. The others are tools
+/// that only other servers have.
+void read_functions(const Fields& fields, const char* schema,
+                    bool (*is_function)(std::string_view type), ChatCompletion& chat);
+
 /// Reads `tool_choice`: whether the model may, must or must not call tools: "auto", "none",
 /// "required" and "any", which are the same, or an object of such a type or one that names a tool;
 /// and `parallel_tool_calls`. The chat has its tools.

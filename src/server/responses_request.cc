@@ -65,17 +65,6 @@ void read_input(const Fields& fields, ChatCompletion& c) {
   read_messages(transcript.messages(), c);
 }
 
-void read_functions(const Fields& fields, ChatCompletion& c) {
-  if (const OrderedJson* tools = fields.array("tools")) {
-    for (size_t i = 0; i < tools->size(); ++i) {
-      const OrderedJson& tool = (*tools)[i];
-      if (type_of(tool) != "function") continue;  // tools that OpenAI's servers have
-      c.tools.push_back(function_of(Fields(tool, fmt::format("tools[{}]", i)), "parameters"));
-    }
-  }
-  read_tool_choice(fields, c);
-}
-
 /// Refuses what a client must not believe to have got.
 void refuse_what_is_not_kept(const Fields& fields) {
   for (const char* name : {"previous_response_id", "conversation", "prompt"})
@@ -104,7 +93,8 @@ ChatCompletion parse_responses(const std::string& body, const SamplingParams& de
   fields.number("max_output_tokens", 0, 1 << 30, limit);
   if (limit >= 0) c.limit = limit;
   read_input(fields, c);
-  read_functions(fields, c);
+  read_functions(fields, "parameters", [](std::string_view type) { return type == "function"; }, c);
+  read_tool_choice(fields, c);
   if (const OrderedJson* text = fields.object("text"))
     if (const OrderedJson* format = Fields(*text).find("format"))
       set_form(c.form, form_of_format("text.format", *format));

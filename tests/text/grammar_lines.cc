@@ -21,7 +21,8 @@
 #include "grammar/gbnf.h"
 #include "grammar/json_schema.h"
 #include "grammar/pattern.h"
-#include "grammar/recogniser.h"
+#include "grammar/testing.h"
+#include "lines.h"
 #include "text/chat_template.h"
 
 namespace {
@@ -40,14 +41,6 @@ std::shared_ptr<const sala::Grammar> grammar_of(const OrderedJson& question) {
     language = sala::parse_pattern(question.at("pattern").get<std::string>(),
                                    question.value("whole", false));
   return std::make_shared<const sala::Grammar>(language, rules);
-}
-
-bool accepts(Recogniser& recogniser, std::string_view text) {
-  Recogniser::Place place = recogniser.start();
-  for (const char c : text)
-    if ((place = recogniser.next(place, static_cast<uint8_t>(c))) == Recogniser::kNowhere)
-      return false;
-  return recogniser.may_end(place);
 }
 
 /// A text made byte by byte; one that gets long is steered to what closes JSON.
@@ -80,7 +73,7 @@ OrderedJson answer(const OrderedJson& question) {
   Recogniser recogniser(grammar_of(question));
   OrderedJson in = OrderedJson::array(), texts = OrderedJson::array();
   for (const OrderedJson& text : question.value("texts", OrderedJson::array()))
-    in.push_back(accepts(recogniser, text.get_ref<const std::string&>()));
+    in.push_back(sala::testing::accepts(recogniser, text.get_ref<const std::string&>()));
   sala::Random random(question.value("seed", 0U));
   for (int i = question.value("draw", 0); i > 0; --i)
     if (const auto text = drawn(recogniser, random)) texts.push_back(*text);
@@ -90,15 +83,9 @@ OrderedJson answer(const OrderedJson& question) {
 }  // namespace
 
 int main() try {
-  for (std::string line; std::getline(std::cin, line);) {
-    OrderedJson reply;
-    try {
-      reply = answer(sala::parse_ordered_json(line, "standard input"));
-    } catch (const sala::Error& e) {
-      reply = {{"error", e.what()}};
-    }
-    std::cout << reply.dump() << '\n' << std::flush;
-  }
+  answer_lines([](const std::string& line) {
+    return answer(sala::parse_ordered_json(line, "standard input"));
+  });
   return 0;
 } catch (const std::exception& e) {
   std::cerr << e.what() << '\n';

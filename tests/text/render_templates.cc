@@ -8,26 +8,21 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "lines.h"
 #include "text/chat_template.h"
 
 int main() try {
   using sala::OrderedJson;
-  for (std::string line; std::getline(std::cin, line);) {
-    OrderedJson reply;
-    try {
-      const OrderedJson question = sala::parse_ordered_json(line, "standard input");
-      const sala::ChatTemplate chat(
-          question.at("template").get<std::string>(), "template",
-          question.value("special_tokens", sala::ChatTemplate::SpecialTokens()));
-      reply["text"] = chat.render(question.value("messages", OrderedJson::array()),
-                                  question.value("tools", OrderedJson()),
-                                  question.value("add_generation_prompt", false),
-                                  question.value("variables", OrderedJson::object()));
-    } catch (const sala::Error& e) {
-      reply["error"] = e.what();
-    }
-    std::cout << reply.dump() << '\n' << std::flush;
-  }
+  answer_lines([](const std::string& line) -> OrderedJson {
+    const OrderedJson question = sala::parse_ordered_json(line, "standard input");
+    const sala::ChatTemplate chat(
+        question.at("template").get<std::string>(), "template",
+        question.value("special_tokens", sala::ChatTemplate::SpecialTokens()));
+    return {{"text", chat.render(question.value("messages", OrderedJson::array()),
+                                 question.value("tools", OrderedJson()),
+                                 question.value("add_generation_prompt", false),
+                                 question.value("variables", OrderedJson::object()))}};
+  });
   return 0;
 } catch (const std::exception& e) {
   std::cerr << e.what() << '\n';

@@ -17,6 +17,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "lines.h"
 #include "text/tokenizer.h"
 
 namespace {
@@ -100,15 +101,7 @@ int main(int argc, char** argv) try {
   }
   const auto tokenizer = open(argv[1]);
   if (tokenizer == nullptr) sala::fail("{}: no tokenizer files there", argv[1]);
-  for (std::string line; std::getline(std::cin, line);) {
-    Json reply;
-    try {
-      reply = answer(*tokenizer, Json::parse(line));
-    } catch (const sala::Error& e) {
-      reply = {{"error", e.what()}};
-    }
-    std::cout << reply.dump() << '\n' << std::flush;
-  }
+  answer_lines([&](const std::string& line) { return answer(*tokenizer, Json::parse(line)); });
   return 0;
 } catch (const std::exception& e) {
   std::cerr << e.what() << '\n';
